@@ -323,10 +323,11 @@ fn health_check(probes: &Probes) -> models::HealthConfig {
     models::HealthConfig {
         test: Some(vec![
             "CMD-SHELL".to_owned(),
-            format!("curl -fsS -m 5 -o /dev/null {url} 2>/dev/null || wget -q -T 5 -O /dev/null {url} || exit 1"),
+            // Without limits of their own: Docker has one, and the wget of some images crashes over its.
+            format!("curl -fsS -o /dev/null {url} 2>/dev/null || wget -q -O /dev/null {url} || exit 1"),
         ]),
         interval: Some(i64::from(*period_seconds) * SECOND),
-        timeout: Some(12 * SECOND),
+        timeout: Some(5 * SECOND),
         retries: Some(if *liveness { RETRIES } else { NEVER }),
         start_period: Some(i64::from(*startup_seconds) * SECOND),
         ..Default::default()

@@ -2,19 +2,23 @@
 
 mod common;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Root, clean, directory, orchestrator, spec};
+use common::{directory, on_testbed, spec};
 use saasodoo_core::{
     CreateOptions, DeleteOptions, EnsureOutcome, InstanceOrchestrator, InstanceOrchestratorExt, InstanceStatus,
     Operation,
 };
+use saasodoo_swarm::SwarmOrchestrator;
 
 #[tokio::test]
 #[ignore = "needs Docker Swarm (creates services)"]
 async fn an_instance_lives_and_dies() {
-    let root = Root::new();
-    let swarm = orchestrator(&root);
+    on_testbed(lives_and_dies).await;
+}
+
+async fn lives_and_dies(swarm: SwarmOrchestrator, _root: PathBuf) {
     let spec = spec();
     let ensured = swarm.create(&spec, CreateOptions::new()).await.expect("created");
     assert_eq!(ensured.outcome, EnsureOutcome::Created);
@@ -36,5 +40,4 @@ async fn an_instance_lives_and_dies() {
     let deleted = swarm.delete(spec.id, DeleteOptions::purge(token)).await.expect("deleted");
     assert_eq!(deleted.purged.len(), 1);
     assert!(!data.exists());
-    clean(&swarm, &[spec.id]).await;
 }

@@ -1,11 +1,13 @@
 //! What the tests against the testbed share.
 #![allow(dead_code)]
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use saasodoo_core::{
-    Bytes, Config, Cpu, DatabaseEndpoint, Deadlines, InstanceId, InstanceSpec, Result, StorageLocation,
+    Bytes, Config, Cpu, DatabaseEndpoint, Deadlines, DeleteOptions, InstanceFilter, InstanceId, InstanceOrchestrator,
+    InstanceOrchestratorExt, InstanceSpec, StorageLocation,
 };
 use saasodoo_swarm::{DockerHost, Polling, SwarmBuilder, SwarmOrchestrator};
 
@@ -79,13 +81,23 @@ pub fn directory(location: Option<&StorageLocation>) -> PathBuf {
     }
 }
 
-/// Deletes instances at the end of a test, also of one that failed.
-pub async fn clean(orchestrator: &SwarmOrchestrator, ids: &[InstanceId]) {
-    use saasodoo_core::{DeleteOptions, InstanceOrchestrator};
-    for id in ids {
-        let deleted: Result<_> = orchestrator.delete(*id, DeleteOptions::retain()).await;
-        if let Err(error) = deleted {
+/// Runs a test on a root and an orchestrator of its own, and deletes everything under the root afterwards, also when
+/// the test fails.
+pub async fn on_testbed<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(SwarmOrchestrator, PathBuf) -> F) {
+    let root = Root::new();
+    let swarm = orchestrator(&root);
+    let result = tokio::spawn(test(swarm.clone(), root.0.clone())).await;
+    let left = swarm.list_all(InstanceFilter::all()).await.expect("a list");
+    for instance in left {
+        let inside = match &instance.storage.location {
+            Some(StorageLocation::Directory { path }) => path.starts_with(root.0.to_str().expect("UTF-8")),
+            _ => false,
+        };
+        if inside && let Err(error) = swarm.delete(instance.id, DeleteOptions::retain()).await {
             eprintln!("clean-up: {error}");
         }
+    }
+    if let Err(error) = result {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
