@@ -5,7 +5,7 @@ use std::fmt;
 use futures::future::BoxFuture;
 use saasodoo_core::{Capability, Error};
 
-use super::{Ctx, create};
+use super::{Ctx, create, delete, get_list, power, update};
 
 /// What a clause says in the end: nothing when it holds.
 pub type Verdict = Result<(), Stop>;
@@ -123,5 +123,12 @@ pub(super) use {clause, ensure};
 /// All clauses, group by group.
 #[must_use]
 pub fn all() -> Vec<Clause> {
-    [create::CLAUSES].concat()
+    [
+        create::CLAUSES,
+        update::CLAUSES,
+        power::CLAUSES,
+        delete::CLAUSES,
+        get_list::CLAUSES,
+    ]
+    .concat()
 }

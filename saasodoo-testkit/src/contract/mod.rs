@@ -17,9 +17,13 @@
 mod clause;
 mod create;
 mod ctx;
+mod delete;
+mod get_list;
+mod power;
 mod report;
 mod runner;
 mod subject;
+mod update;
 
 pub use clause::{Clause, Stop, Verdict, all};
 pub use ctx::Ctx;
