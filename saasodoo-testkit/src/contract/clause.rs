@@ -5,7 +5,9 @@ use std::fmt;
 use futures::future::BoxFuture;
 use saasodoo_core::{Capability, Error};
 
-use super::{Ctx, create, delete, get_list, power, update};
+use super::{
+    Ctx, bad_input, cancel, create, delete, ext, get_list, logs, plan, platform, power, status, update, watch,
+};
 
 /// What a clause says in the end: nothing when it holds.
 pub type Verdict = Result<(), Stop>;
@@ -129,6 +131,14 @@ pub fn all() -> Vec<Clause> {
         power::CLAUSES,
         delete::CLAUSES,
         get_list::CLAUSES,
+        watch::CLAUSES,
+        logs::CLAUSES,
+        plan::CLAUSES,
+        status::CLAUSES,
+        bad_input::CLAUSES,
+        cancel::CLAUSES,
+        ext::CLAUSES,
+        platform::CLAUSES,
     ]
     .concat()
 }
