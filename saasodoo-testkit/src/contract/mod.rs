@@ -14,12 +14,24 @@
 //! are written to `target/contract/<subject>.json`, and [`side_by_side`] prints several of them in one table.
 //! `SAASODOO_CLAUSE=create.,power.restart` runs only the clauses whose names contain one of the texts.
 
+mod bad_input;
+mod cancel;
 mod clause;
 mod create;
 mod ctx;
+mod delete;
+mod ext;
+mod get_list;
+mod logs;
+mod plan;
+mod platform;
+mod power;
 mod report;
 mod runner;
+mod status;
 mod subject;
+mod update;
+mod watch;
 
 pub use clause::{Clause, Stop, Verdict, all};
 pub use ctx::Ctx;
