@@ -1,5 +1,6 @@
 //! The decorators around a platform that fails: what reaches it, and what the caller gets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use saasodoo_core::decor::{self, DecorExt, RateLimit, RetryPolicy};
@@ -8,8 +9,9 @@ use saasodoo_core::{
     InstanceFilter, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec, InstanceStatus, OperationKind, Retry,
     UpdateOptions,
 };
+use saasodoo_testkit::contract::Runner;
 use saasodoo_testkit::fixtures;
-use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator};
+use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, MemorySubject};
 use tokio::time::Instant;
 
 const BUDGET: Duration = Duration::from_secs(60);
@@ -177,4 +179,17 @@ async fn repeats_take_tokens_too() {
     assert_eq!(memory.count_calls(OperationKind::Get), 5);
     let took = started.elapsed().as_secs_f64();
     assert!((1.99..2.1).contains(&took), "five calls at two per second: {took}");
+}
+
+/// Every decorator passes the contract that the backend inside passes.
+#[tokio::test(start_paused = true)]
+async fn the_decorated_backend_keeps_the_contract() {
+    let memory = MemoryOrchestrator::new();
+    let limited = memory.clone().rate_limited(RateLimit::per_second(1000));
+    let decorated = decor::standard(limited, &Config::default());
+    let subject = MemorySubject::over("memory-decorated", decorated, memory.clone());
+    let report = Runner::new(Arc::new(subject)).run().await;
+    println!("{report}");
+    report.assert_passed(60);
+    assert_eq!(memory.violations(), []);
 }
