@@ -298,14 +298,18 @@ impl Show {
 
 fn describe(instance: &Instance) -> String {
     let replicas = instance.replicas;
-    let cause = instance
-        .cause
-        .as_ref()
-        .map(|cause| format!(": {cause}"))
-        .unwrap_or_default();
+    let unit = instance
+        .facts
+        .current()
+        .map(|unit| format!(", {:?}", unit.phase).to_lowercase());
+    let cause = instance.cause.as_ref().map(|cause| format!(": {cause}"));
     format!(
-        "{} ({} of {} ready){cause}",
-        instance.status, replicas.ready, replicas.desired
+        "{} ({} of {} ready{}){}",
+        instance.status,
+        replicas.ready,
+        replicas.desired,
+        unit.unwrap_or_default(),
+        cause.unwrap_or_default()
     )
 }
 
