@@ -29,6 +29,8 @@ mod capabilities;
 mod change;
 mod config;
 pub mod decor;
+#[cfg(test)]
+mod documents;
 pub mod dual;
 mod error;
 mod ext;
