@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use saasodoo_core::{
     BackendKind, Bytes, Capability, Cause, DataPath, Endpoints, Error, ErrorKind, Facts, Hold, Host, Instance,
-    InstanceFilter, InstanceId, InstanceSpec, ObjectName, Provenance, Result, Secret, Storage, StorageLocation,
+    InstanceFilter, InstanceId, InstanceSpec, ObjectName, Provenance, Result, Secret, Source, Storage, StorageLocation,
     StorageState, Transition, Unparsed,
 };
 use tokio::sync::mpsc;
@@ -112,6 +112,8 @@ pub(super) struct World {
     pub(super) faults: Faults,
     pub(super) calls: Vec<Call>,
     pub(super) watch_down_until: Moment,
+    /// Somebody has watched, so there is something to answer reads from.
+    cached: bool,
     pub(super) tenants: BTreeMap<InstanceId, Tenant>,
     pub(super) retained: BTreeMap<InstanceId, Data>,
     hosts: BTreeMap<Host, InstanceId>,
@@ -130,6 +132,7 @@ impl World {
             faults: Faults::default(),
             calls: Vec::new(),
             watch_down_until: Moment::ZERO,
+            cached: false,
             tenants: BTreeMap::new(),
             retained: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -418,8 +421,19 @@ impl World {
 
     pub(super) fn subscribe(&mut self) -> mpsc::UnboundedReceiver<News> {
         let (sender, receiver) = mpsc::unbounded_channel();
+        self.cached = true;
         self.subscribers.push(sender);
         receiver
+    }
+
+    /// The instance from the cache, where there is one that is in step and has it.
+    pub(super) fn cached(&self, id: InstanceId, at: Moment, volumes: &Volumes) -> Option<Instance> {
+        let in_step = self.cached && self.watch_down_until <= at && self.supports(Capability::CachedGet);
+        let mut instance = in_step
+            .then(|| self.observe(self.resolve(id).ok()?, at, volumes).ok())
+            .flatten()?;
+        instance.provenance.source = Source::Cache;
+        Some(instance)
     }
 
     /// Cuts off everybody who watches, until then.
