@@ -5,7 +5,9 @@ use std::fmt;
 use futures::future::BoxFuture;
 use saasodoo_core::{Capability, Error};
 
-use super::{Ctx, create};
+use super::{
+    Ctx, bad_input, cancel, create, delete, ext, faults, get_list, logs, plan, platform, power, status, update, watch,
+};
 
 /// What a clause says in the end: nothing when it holds.
 pub type Verdict = Result<(), Stop>;
@@ -123,5 +125,21 @@ pub(super) use {clause, ensure};
 /// All clauses, group by group.
 #[must_use]
 pub fn all() -> Vec<Clause> {
-    [create::CLAUSES].concat()
+    [
+        create::CLAUSES,
+        update::CLAUSES,
+        power::CLAUSES,
+        delete::CLAUSES,
+        get_list::CLAUSES,
+        watch::CLAUSES,
+        logs::CLAUSES,
+        plan::CLAUSES,
+        status::CLAUSES,
+        bad_input::CLAUSES,
+        cancel::CLAUSES,
+        faults::CLAUSES,
+        ext::CLAUSES,
+        platform::CLAUSES,
+    ]
+    .concat()
 }
