@@ -139,6 +139,10 @@ pub(crate) fn facts(service: &Value, tasks: &[Task], now: Timestamp) -> Facts {
         if !is_current && !superseded(task) && (unit.last_exit.is_some() || unit.phase == UnitPhase::Finished) {
             ran_before = true;
         }
+        if is_current && task.unanswering(now) {
+            let message = "its process runs and has not answered its probe yet".to_owned();
+            unit.problem = Some(Cause::ProbeFailing { message });
+        }
         facts.units.push(unit);
     }
     explain_current(&mut facts, &tasks, current, superseded);

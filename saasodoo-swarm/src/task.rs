@@ -6,6 +6,9 @@ use jiff::Timestamp;
 use saasodoo_core::{Cause, Exit, Unit, UnitPhase};
 use serde_json::Value;
 
+/// How long a container may start before it is worth saying that it does not answer its probe.
+const UNANSWERING_AFTER_SECONDS: i64 = 15;
+
 /// What observation uses of a task. A field that is missing or of another type is empty, never an error: one odd task
 /// must not hide an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +93,13 @@ impl Task {
         !matches!(self.desired.as_str(), "shutdown" | "remove")
     }
 
+    /// Its container has run for a while and does not answer its probe.
+    pub(crate) fn unanswering(&self, now: Timestamp) -> bool {
+        self.state == "starting"
+            && self.has_container
+            && self.since.is_some_and(|since| now.as_second() - since.as_second() >= UNANSWERING_AFTER_SECONDS)
+    }
+
     /// The unit of its own, without what its neighbours say about it.
     pub(crate) fn unit(&self) -> Unit {
         let order = self.created.map_or(0, |created| {
@@ -100,8 +110,8 @@ impl Task {
         unit.address.clone_from(&self.address);
         unit.wanted = self.wanted();
         // With a healthcheck a task is `starting` until its container is healthy, so running is ready.
-        unit.ready = unit.phase == UnitPhase::Running;
-        unit.started_at = if unit.ready { self.since } else { None };
+        unit.ready = self.state == "running";
+        unit.started_at = if unit.phase == UnitPhase::Running { self.since } else { None };
         unit.problem = self.problem();
         unit.last_exit = self.exit();
         unit
@@ -110,6 +120,8 @@ impl Task {
     fn phase(&self) -> UnitPhase {
         match self.state.as_str() {
             "new" | "allocated" | "pending" => UnitPhase::Pending,
+            // The container runs, and its healthcheck has not succeeded yet.
+            "starting" if self.has_container => UnitPhase::Running,
             "assigned" | "accepted" | "preparing" | "ready" | "starting" => UnitPhase::Preparing,
             "running" => UnitPhase::Running,
             "shutdown" | "remove" => UnitPhase::Finished,
