@@ -157,7 +157,6 @@ pub(crate) fn service(creation: &Creation<'_>, config: &SwarmConfig) -> Result<V
                     ..Default::default()
                 }]),
                 stop_grace_period: Some(i64::from(spec.scheduling.stop_grace_seconds) * SECOND),
-                health_check: Some(health_check(&spec.probes)),
                 secrets: (!secrets.is_empty()).then(|| secrets.iter().map(secret_reference).collect()),
                 ..Default::default()
             }),
@@ -204,9 +203,14 @@ pub(crate) fn service(creation: &Creation<'_>, config: &SwarmConfig) -> Result<V
         }),
         ..Default::default()
     };
-    serde_json::to_value(body)
-        .map_err(|error| Error::new(saasodoo_core::ErrorKind::Unexpected, error.to_string()).with_source(error))
+    let mut body = serde_json::to_value(body)
+        .map_err(|error| Error::new(saasodoo_core::ErrorKind::Unexpected, error.to_string()).with_source(error))?;
+    // bollard spells it HealthCheck, which the daemon takes for the same and never says itself.
+    *child(&mut body, HEALTHCHECK) = health_check(&spec.probes);
+    Ok(body)
 }
+
+const HEALTHCHECK: &[&str] = &["TaskTemplate", "ContainerSpec", "Healthcheck"];
 
 fn labels(
     spec: &InstanceSpec,
@@ -311,7 +315,7 @@ fn secret_reference(file: &SecretFile) -> models::TaskSpecContainerSpecSecrets {
 }
 
 /// The probe, asked inside the container by whichever of the two programs the image has.
-fn health_check(probes: &Probes) -> models::HealthConfig {
+fn health_check(probes: &Probes) -> Value {
     let Probes {
         path,
         period_seconds,
@@ -320,18 +324,17 @@ fn health_check(probes: &Probes) -> models::HealthConfig {
         ..
     } = probes;
     let url = format!("{PROBE_URL}{path}");
-    models::HealthConfig {
-        test: Some(vec![
-            "CMD-SHELL".to_owned(),
-            // Without limits of their own: Docker has one, and the wget of some images crashes over its.
+    json!({
+        // Without limits of their own: Docker has one, and the wget of some images crashes over its.
+        "Test": [
+            "CMD-SHELL",
             format!("curl -fsS -o /dev/null {url} 2>/dev/null || wget -q -O /dev/null {url} || exit 1"),
-        ]),
-        interval: Some(i64::from(*period_seconds) * SECOND),
-        timeout: Some(5 * SECOND),
-        retries: Some(if *liveness { RETRIES } else { NEVER }),
-        start_period: Some(i64::from(*startup_seconds) * SECOND),
-        ..Default::default()
-    }
+        ],
+        "Interval": i64::from(*period_seconds) * SECOND,
+        "Timeout": 5 * SECOND,
+        "Retries": if *liveness { RETRIES } else { NEVER },
+        "StartPeriod": i64::from(*startup_seconds) * SECOND,
+    })
 }
 
 const PROBE_URL: &str = "http://127.0.0.1:8069";
@@ -401,8 +404,7 @@ pub(crate) fn patch(
         patch_environment(body, before, after);
     }
     if before.probes != after.probes {
-        *child(body, &["TaskTemplate", "ContainerSpec", "Healthcheck"]) =
-            serde_json::to_value(health_check(&after.probes)).unwrap_or_default();
+        *child(body, HEALTHCHECK) = health_check(&after.probes);
     }
     if before.route != after.route {
         patch_route(body, hosts);

@@ -149,7 +149,7 @@ impl Inner {
     }
 }
 
-pub(crate) fn not_ours(path: &str) -> Error {
+fn not_ours(path: &str) -> Error {
     Error::new(
         ErrorKind::NotAllowed,
         format!("{path} was there before the instance and was only adopted"),

@@ -11,7 +11,6 @@ use crate::change::powered;
 use crate::config::Credentials;
 use crate::convert;
 use crate::create::equal_or_conflict;
-use crate::delete::not_ours;
 use crate::facts;
 use crate::read::Seen;
 
@@ -119,23 +118,16 @@ impl Inner {
                 .with_field("RETAIN_STORAGE"));
         }
         let mut plan = self.plan_delete(id).await?;
+        // Data that was there before the instance gets no token.
         let left = match self.see(id).await? {
-            Some(seen) => {
-                let left = match facts::data_source(&seen.service) {
-                    Some(source) => self.storage.identify(source).await?,
-                    None => None,
-                };
-                self.check_adopted(&seen, left.as_ref())?;
-                left
-            }
-            None => {
-                let left = self.storage.find_left(id, None).await?;
-                if let Some(left) = left.as_ref().filter(|left| left.adopted) {
-                    return Err(not_ours(&left.path.to_string_lossy()));
-                }
-                left
-            }
+            Some(seen) if self.check_adopted(&seen, None).is_err() => None,
+            Some(seen) => match facts::data_source(&seen.service) {
+                Some(source) => self.storage.identify(source).await?,
+                None => None,
+            },
+            None => self.storage.find_left(id, None).await?,
         };
+        let left = left.filter(|left| !left.adopted);
         if let Some(left) = left {
             plan.deletes.push(left.identity.clone());
             plan.purge_token = Some(PurgeToken::new(BackendKind::Swarm, id, vec![left.identity]));
