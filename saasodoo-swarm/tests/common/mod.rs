@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod proxy;
+pub mod recorder;
 pub mod subject;
 
 use std::future::Future;
