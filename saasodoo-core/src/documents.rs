@@ -1,16 +1,19 @@
-//! The tables of docs/src/status-mapping.md and docs/src/errors.md against the code.
+//! The tables in docs/src against the code.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use crate::{
-    Cause, Error, ErrorKind, Exit, Facts, Hold, InstanceAction, InstanceStatus, Retry, Transition, Unit, UnitPhase,
-    derive, pod_phase_status, task_state_status,
+    Cause, Config, Deadlines, Error, ErrorKind, Exit, Facts, Hold, InstanceAction, InstanceStatus, Retry, Transition,
+    Unit, UnitPhase, derive, pod_phase_status, task_state_status,
 };
 
 const STATUS_MAPPING: &str = include_str!("../../docs/src/status-mapping.md");
 const ERRORS: &str = include_str!("../../docs/src/errors.md");
+const CONTRACT: &str = include_str!("../../docs/src/contract.md");
+const GUIDE: &str = include_str!("../../docs/src/guide.md");
+const TRAIT: &str = include_str!("orchestrator.rs");
 
 /// The rows of the first table under a heading, without the head, each cell without its backticks.
 fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
@@ -304,4 +307,43 @@ fn kinds_of_errors_and_their_advice() {
         })
         .collect();
     assert_eq!(written, real);
+}
+
+#[test]
+fn the_behaviours_are_those_of_the_trait() {
+    let bullets: Vec<&str> = TRAIT
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("/// - `")?.split_once('`'))
+        .map(|(clause, _)| clause)
+        .collect();
+    assert!(bullets.len() > 40, "{bullets:?}");
+    assert_eq!(keys(&table(CONTRACT, "The behaviours")), bullets);
+}
+
+#[test]
+fn the_configuration_and_its_defaults() {
+    let rows = table(GUIDE, "Configuration");
+    assert_eq!(keys(&rows), Config::VARIABLES);
+    // Each default is read as what it is the default of.
+    let written = Config::from_vars(rows.iter().map(|row| (&row[0], &row[1]))).expect("the defaults are valid");
+    assert_eq!(written, Config::default());
+
+    let Deadlines {
+        read,
+        write,
+        operation,
+        cleanup,
+        termination,
+    } = Deadlines::default();
+    let deadlines = GUIDE.split_once("`Config::deadlines`").expect("a table of deadlines").1;
+    for (name, value) in [
+        ("read", read),
+        ("write", write),
+        ("operation", operation),
+        ("cleanup", cleanup),
+        ("termination", termination),
+    ] {
+        let row = format!("| `{name}` | {} s |", value.as_secs());
+        assert!(deadlines.contains(&row), "{row}");
+    }
 }
