@@ -689,10 +689,8 @@ async fn a_watch_hears_time_alone_without_anybody_calling() {
     let spec = spec("acme");
     memory.create(&spec, CreateOptions::new()).await.expect("created");
     let mut watch = memory.watch(InstanceFilter::id(spec.id));
-    assert_eq!(
-        take_until(&mut watch, "running").await,
-        ["creating", "synced", "creating", "running"]
-    );
+    let heard = tokio::time::timeout(BUDGET, take_until(&mut watch, "running")).await;
+    assert_eq!(heard.expect("in time"), ["creating", "synced", "creating", "running"]);
     let calls = memory.calls().len();
     let quiet = tokio::time::timeout(Duration::from_secs(86_400), watch.next()).await;
     assert!(quiet.is_err(), "nothing more happens: {quiet:?}");
