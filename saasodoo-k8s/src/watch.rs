@@ -1,0 +1,1 @@
+//! One watch shared by all callers.
