@@ -306,6 +306,8 @@ pub(crate) struct DeploymentStatusView {
     #[serde(deserialize_with = "lenient")]
     pub(crate) replicas: i32,
     #[serde(deserialize_with = "lenient")]
+    pub(crate) updated_replicas: i32,
+    #[serde(deserialize_with = "lenient")]
     pub(crate) ready_replicas: i32,
     #[serde(deserialize_with = "lenient")]
     pub(crate) conditions: Vec<ConditionView>,
