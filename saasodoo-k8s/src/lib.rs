@@ -21,15 +21,22 @@
 
 mod backend;
 mod builder;
+mod change;
 mod config;
+mod convert;
+mod create;
+mod delete;
 mod error;
 mod facts;
-#[allow(dead_code)]
+mod health;
 mod logs;
 mod names;
 mod observe;
+mod plan;
+mod rbac;
+mod read;
+mod route;
 mod views;
-#[allow(dead_code)]
 mod watch;
 mod wire;
 
@@ -39,3 +46,4 @@ pub use config::{
     AdoptionSource, ImagePullPolicy, KubernetesConfig, NetworkPolicy, ObjectHook, PodSecurity, RequestRatio, Routing,
     RoutingTls, SecretRef,
 };
+pub use rbac::{Permission, permissions, rbac_yaml};

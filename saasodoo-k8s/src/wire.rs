@@ -383,8 +383,9 @@ fn is_passing(error: &kube::Error) -> bool {
     }
 }
 
-fn is_expired(error: &Error) -> bool {
-    error.kind() == ErrorKind::Unavailable && matches!(error.retry(), Retry::After(_))
+pub(crate) fn is_expired(error: &Error) -> bool {
+    let message = error.message();
+    error.kind() == ErrorKind::Unavailable && (message.contains("too old") || message.contains("expired"))
 }
 
 /// A duration between half and the whole of the one given, so that many callers do not come back together.

@@ -328,7 +328,7 @@ impl Bed {
         for volume in volumes {
             let name = volume.metadata.name.unwrap_or_default();
             if let Some(path) = volume.data["spec"]["hostPath"]["path"].as_str() {
-                let _ = tokio::fs::remove_dir_all(path.to_owned()).await;
+                let _ = std::fs::remove_dir_all(path);
             }
             let _ = all.delete(&name, &DeleteParams::default()).await;
         }
