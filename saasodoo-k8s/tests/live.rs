@@ -339,7 +339,7 @@ async fn a_cluster_that_lacks_something_is_told_so_and_nothing_is_created() {
             async move { inner.send(http::Request::from_parts(parts, body)).await }
         });
         let client = Client::new(without, "default");
-        refused(&bed, bed.config(), client, ErrorKind::MissingPrerequisite, "IngressRoute").await;
+        refused(&bed, bed.config(), client, ErrorKind::MissingPrerequisite, "ingressroutes").await;
 
         let mut elsewhere = bed.config();
         elsewhere.common.namespace = "no-such-namespace".to_owned();
@@ -400,9 +400,11 @@ fn expired_certificate(directory: &std::path::Path, pki: &std::path::Path) {
     };
     let (authority, key) = (pki.join("ca.crt"), pki.join("ca.key"));
     run(&["req", "-newkey", "rsa:2048", "-nodes", "-keyout", "client.key", "-out", "client.csr", "-subj", "/O=system:masters/CN=late"]);
+    // A certificate of version 3, which is what extensions make it: no other is accepted by TLS libraries.
+    std::fs::write(directory.join("ext"), "extendedKeyUsage=clientAuth").expect("a file");
     run(&[
         "x509", "-req", "-in", "client.csr", "-CA", &authority.to_string_lossy(), "-CAkey", &key.to_string_lossy(),
-        "-set_serial", "77", "-days", "-1", "-out", "client.crt",
+        "-set_serial", "77", "-days", "-1", "-extfile", "ext", "-out", "client.crt",
     ]);
 }
 
