@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{Addons, AdminAccount, DatabaseEndpoint, Probes, Resources, Route, Scheduling};
-use crate::{Bytes, Cpu, EnvName, ImageRef, InstanceSpec, OdooVersion, Result, Secret};
+use crate::{Bytes, Cpu, EnvName, ImageRef, InstanceSpec, LabelKey, LabelValue, OdooVersion, Result, Secret};
 
 /// One field that differs, with both values as text. Values of secrets and of environment variables are not shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,6 +244,9 @@ pub struct InstanceChange {
     pub probes: Option<Probes>,
     /// Other metadata about addons.
     pub addons: Option<Addons>,
+    /// Labels of the spec to set (`Some`) and to remove (`None`). A change of labels alone never replaces the tenant's
+    /// process: a backend keeps them on its objects, not on the pod or the container.
+    pub labels: BTreeMap<LabelKey, Option<LabelValue>>,
 }
 
 impl InstanceChange {
@@ -323,6 +326,20 @@ impl InstanceChange {
         self
     }
 
+    /// Sets a label.
+    #[must_use]
+    pub fn set_label(mut self, key: LabelKey, value: LabelValue) -> Self {
+        self.labels.insert(key, Some(value));
+        self
+    }
+
+    /// Removes a label.
+    #[must_use]
+    pub fn unset_label(mut self, key: LabelKey) -> Self {
+        self.labels.insert(key, None);
+        self
+    }
+
     /// True when nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -344,6 +361,7 @@ impl InstanceChange {
             route,
             probes,
             addons,
+            labels,
         } = self.clone();
         let mut new = spec.clone();
         if let Some(image) = image {
@@ -376,6 +394,12 @@ impl InstanceChange {
         new.route = route.unwrap_or(new.route);
         new.probes = probes.unwrap_or(new.probes);
         new.addons = addons.unwrap_or(new.addons);
+        for (key, value) in labels {
+            match value {
+                Some(value) => new.labels.insert(key, value),
+                None => new.labels.remove(&key),
+            };
+        }
         // A request that was fine under the old limit follows a smaller one down.
         let resources = &mut new.resources;
         resources.cpu_request = resources.cpu_request.map(|request| request.min(resources.cpu));
@@ -396,6 +420,7 @@ impl fmt::Debug for InstanceChange {
             .field("route", &self.route)
             .field("probes", &self.probes)
             .field("addons", &self.addons)
+            .field("labels", &self.labels)
             .finish()
     }
 }
@@ -431,6 +456,17 @@ mod tests {
             change.apply_to(&after).expect("the same").diff(&after).is_empty(),
             "a change is idempotent"
         );
+    }
+
+    #[test]
+    fn labels_are_set_and_removed() {
+        let key: LabelKey = "tier".parse().expect("a key");
+        let change = InstanceChange::new().set_label(key.clone(), "gold".parse().expect("a value"));
+        assert!(!change.is_empty());
+        let labelled = change.apply_to(&spec()).expect("a label");
+        assert_eq!(labelled.labels[&key].as_str(), "gold");
+        let bare = InstanceChange::new().unset_label(key).apply_to(&labelled).expect("no label");
+        assert!(bare.labels.is_empty());
     }
 
     #[test]

@@ -27,6 +27,8 @@ mod capabilities;
 mod change;
 mod config;
 pub mod decor;
+#[cfg(test)]
+mod documents;
 mod error;
 mod ext;
 mod facts;

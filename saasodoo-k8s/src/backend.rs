@@ -10,13 +10,13 @@ use kube::Client;
 use saasodoo_core::{
     BackendKind, Capabilities, Capability, CreateOptions, DeleteOptions, Deleted, Ensured, Error, Health, Instance,
     InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceSpec, LogLine, LogOptions,
-    Operation, OperationKind, Plan, Power, Result, Source, UpdateOptions,
+    Operation, OperationKind, Plan, Power, Result, UpdateOptions,
 };
 
 use crate::builder::KubernetesOrchestratorBuilder;
 use crate::config::KubernetesConfig;
-use crate::observe::{ClaimSeen, Observer, observe};
-use crate::watch::{Cache, Observe, Tuning};
+use crate::observe::Observer;
+use crate::watch::Cache;
 use crate::wire::Wire;
 
 /// Runs instances in one namespace of one Kubernetes cluster.
@@ -49,14 +49,10 @@ impl KubernetesOrchestrator {
 
     pub(crate) fn new(client: Client, config: KubernetesConfig) -> Self {
         let observer = Observer::new(&config);
-        let own = observer.clone();
-        let look: Observe = Box::new(move |deployment, pods, claim, now| {
-            let claim = claim.map_or(ClaimSeen::Missing, ClaimSeen::Found);
-            Some(observe(&own, deployment, pods, claim, Source::Cache, now))
-        });
-        let cache = Cache::new(client.clone(), config.common.namespace.clone(), look, Tuning::default());
+        let wire = Wire::new(client, &config);
+        let cache = Cache::new(&wire, observer.clone(), config.data_path.clone());
         let inner = Inner {
-            wire: Wire::new(client, &config),
+            wire,
             observer,
             config,
             cache,
@@ -141,9 +137,7 @@ impl InstanceOrchestrator for KubernetesOrchestrator {
     }
 
     fn logs(&self, id: InstanceId, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
-        let wire = &self.inner.wire;
-        let namespace = wire.namespace().to_owned();
-        crate::logs::stream(wire.client().clone(), namespace, id, options, wire.deadlines.read)
+        crate::logs::logs(self.inner.wire.clone(), id, options)
     }
 
     async fn plan(&self, operation: &Operation) -> Result<Plan> {

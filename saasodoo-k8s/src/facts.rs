@@ -59,8 +59,12 @@ fn obstacle(deployment: &DeploymentView) -> Option<Cause> {
 
 fn unit(pod: &PodView, image: &str, now: Timestamp) -> Unit {
     let status = &pod.status;
-    let container = status.container(CONTAINER).or_else(|| status.container_statuses.first());
-    let order = pod.created_at().map_or(0, |at| u64::try_from(at.as_second()).unwrap_or(0));
+    let container = status
+        .container(CONTAINER)
+        .or_else(|| status.container_statuses.first());
+    let order = pod
+        .created_at()
+        .map_or(0, |at| u64::try_from(at.as_second()).unwrap_or(0));
     let mut unit = Unit::new(pod.name(), order, phase(pod, container, now));
     unit.node = pod.spec.node_name.clone();
     unit.address = status.pod_ip.clone();
@@ -70,7 +74,11 @@ fn unit(pod: &PodView, image: &str, now: Timestamp) -> Unit {
         let running = container.state.running.as_ref();
         unit.started_at = running.and_then(|running| running.started_at);
         unit.restarts = u32::try_from(container.restart_count).unwrap_or(0);
-        let ended = container.state.terminated.as_ref().or(container.last_state.terminated.as_ref());
+        let ended = container
+            .state
+            .terminated
+            .as_ref()
+            .or(container.last_state.terminated.as_ref());
         unit.last_exit = ended.map(exit);
         unit.was_ready = unit.ready || answered_before(pod, unit.started_at);
     }
@@ -171,10 +179,24 @@ fn pod_reason(reason: &str, message: &str) -> Option<Cause> {
         "Evicted" | "Preempting" | "Preempted" | "NodeShutdown" | "Shutdown" | "Terminated" => {
             Cause::Evicted { message }
         }
-        "OutOfcpu" | "OutOfmemory" | "OutOfpods" | "OutOfephemeral-storage" | "NodeAffinity" | "NodeName"
-        | "NodePorts" | "NodePort" | "MatchNodeSelector" | "HostPortConflict" | "HostNetworkNotSupported"
-        | "UnexpectedAdmissionError" | "UnsupportedPodSpec" | "AppArmor" | "SysctlForbidden"
-        | "TopologyAffinityError" | "InvalidNodeInfo" | "UnknownReason" => Cause::Rejected {
+        "OutOfcpu"
+        | "OutOfmemory"
+        | "OutOfpods"
+        | "OutOfephemeral-storage"
+        | "NodeAffinity"
+        | "NodeName"
+        | "NodePorts"
+        | "NodePort"
+        | "MatchNodeSelector"
+        | "HostPortConflict"
+        | "HostNetworkNotSupported"
+        | "UnexpectedAdmissionError"
+        | "UnsupportedPodSpec"
+        | "AppArmor"
+        | "SysctlForbidden"
+        | "TopologyAffinityError"
+        | "InvalidNodeInfo"
+        | "UnknownReason" => Cause::Rejected {
             message: format!("{reason}: {message}"),
         },
         _ => Cause::Other {
@@ -185,18 +207,17 @@ fn pod_reason(reason: &str, message: &str) -> Option<Cause> {
 }
 
 /// The reason why a container waits. The usual steps of a start are no problem.
-fn waiting_reason(
-    reason: &str,
-    message: &str,
-    image: &str,
-    restarts: u32,
-    last_exit: Option<&Exit>,
-) -> Option<Cause> {
+fn waiting_reason(reason: &str, message: &str, image: &str, restarts: u32, last_exit: Option<&Exit>) -> Option<Cause> {
     let text = message.to_owned();
     Some(match reason {
         "" | "ContainerCreating" | "PodInitializing" => return None,
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
-        | "RegistryUnavailable" | "SignatureValidationFailed" => Cause::ImagePull {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed" => Cause::ImagePull {
             image: image.to_owned(),
             message: if text.is_empty() { reason.to_owned() } else { text },
         },
@@ -204,9 +225,17 @@ fn waiting_reason(
             restarts,
             last_exit: last_exit.and_then(|exit| exit.code),
         },
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PreCreateHookError"
-        | "PreStartHookError" | "PostStartHookError" | "KillContainerError" | "VerifyNonRootError"
-        | "ConfigPodSandboxError" | "CreatePodSandboxError" | "KillPodSandboxError" => Cause::Rejected {
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "PreCreateHookError"
+        | "PreStartHookError"
+        | "PostStartHookError"
+        | "KillContainerError"
+        | "VerifyNonRootError"
+        | "ConfigPodSandboxError"
+        | "CreatePodSandboxError"
+        | "KillPodSandboxError" => Cause::Rejected {
             message: format!("{reason}: {text}"),
         },
         _ => Cause::Other {

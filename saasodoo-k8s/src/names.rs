@@ -103,12 +103,11 @@ pub(crate) fn the_one<T: View>(id: InstanceId, objects: Vec<T>) -> Result<Option
     let mut candidates = if exact.is_empty() { alike } else { exact };
     if candidates.len() > 1 {
         let names: Vec<&str> = candidates.iter().map(View::name).collect();
-        return Err(Error::conflict(
-            ["id"],
-            format!("several objects have this id: {}", names.join(", ")),
-        )
-        .with_instance(id)
-        .with_advice("use the whole UUID, or remove what does not belong there"));
+        return Err(
+            Error::conflict(["id"], format!("several objects have this id: {}", names.join(", ")))
+                .with_instance(id)
+                .with_advice("use the whole UUID, or remove what does not belong there"),
+        );
     }
     Ok(candidates.pop())
 }

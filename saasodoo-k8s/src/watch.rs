@@ -20,16 +20,51 @@ use std::time::Duration;
 use futures::stream::{BoxStream, Stream, StreamExt as _};
 use jiff::Timestamp;
 use kube::Client;
-use saasodoo_core::{HealthState, Instance, InstanceEvent, InstanceFilter, InstanceId, Source};
+use saasodoo_core::{HealthState, Instance, InstanceEvent, InstanceFilter, InstanceId, Origin, Source};
 use tokio::task::JoinHandle;
 
+use crate::observe::{ClaimSeen, Observer, data_claim, observe};
 use crate::views::{ClaimView, DeploymentView, PodView};
+use crate::wire::Wire;
 use state::State;
 
-/// Turns the objects of one instance into an observation; `None` when the deployment is no instance.
-pub(crate) type Observe = Box<
-    dyn Fn(&DeploymentView, &[&PodView], Option<&ClaimView>, Timestamp) -> Option<Instance> + Send + Sync + 'static,
->;
+/// How objects become instances.
+pub(crate) trait Observe: Send + Sync + 'static {
+    /// Puts an observation together; `None` when the deployment is no instance.
+    fn observe(
+        &self,
+        deployment: &DeploymentView,
+        pods: &[&PodView],
+        claim: Option<&ClaimView>,
+        now: Timestamp,
+    ) -> Option<Instance>;
+
+    /// The name of the claim with the instance's data.
+    fn claim_of<'a>(&self, deployment: &'a DeploymentView) -> Option<&'a str>;
+}
+
+/// The observation that every other call makes too.
+struct Observed {
+    observer: Observer,
+    data_path: String,
+}
+
+impl Observe for Observed {
+    fn observe(
+        &self,
+        deployment: &DeploymentView,
+        pods: &[&PodView],
+        claim: Option<&ClaimView>,
+        now: Timestamp,
+    ) -> Option<Instance> {
+        let claim = claim.map_or(ClaimSeen::Missing, ClaimSeen::Found);
+        Some(observe(&self.observer, deployment, pods, claim, Source::Cache, now))
+    }
+
+    fn claim_of<'a>(&self, deployment: &'a DeploymentView) -> Option<&'a str> {
+        data_claim(deployment, &self.data_path)
+    }
+}
 
 /// How many events a stream gives before it lets other tasks run.
 const BURST: u8 = 64;
@@ -101,7 +136,7 @@ pub(crate) struct Cache(Arc<Shared>);
 pub(crate) struct Shared {
     client: Client,
     namespace: String,
-    observe: Observe,
+    observe: Box<dyn Observe>,
     tuning: Tuning,
     state: Mutex<State>,
     /// Wakes the clock when an instance has to be looked at again soon.
@@ -119,11 +154,16 @@ impl fmt::Debug for Cache {
 
 impl Cache {
     /// A cache that does nothing until it is started.
-    pub(crate) fn new(client: Client, namespace: impl Into<String>, observe: Observe, tuning: Tuning) -> Self {
+    pub(crate) fn new(wire: &Wire, observer: Observer, data_path: String) -> Self {
+        let observe = Observed { observer, data_path };
+        Self::with(wire.client().clone(), wire.namespace(), observe, Tuning::default())
+    }
+
+    fn with(client: Client, namespace: impl Into<String>, observe: impl Observe, tuning: Tuning) -> Self {
         Self(Arc::new(Shared {
             client,
             namespace: namespace.into(),
-            observe,
+            observe: Box::new(observe),
             tuning,
             state: Mutex::new(State::new((tuning.now)())),
             timer: Arc::default(),
@@ -164,7 +204,11 @@ impl Cache {
     pub(crate) fn cached(&self, id: InstanceId) -> Option<Instance> {
         let now = (self.0.tuning.now)();
         let state = self.0.state();
-        let mut instance = state.fresh(id, &self.0.observe, now)?;
+        let mut instance = state.fresh(id, &*self.0.observe, now)?;
+        if instance.provenance.origin == Origin::Legacy {
+            // Its hosts are in its route, which is not watched.
+            return None;
+        }
         instance.provenance.source = Source::Cache;
         instance.provenance.observed_at = state.heard();
         Some(instance)
@@ -209,11 +253,11 @@ impl Shared {
     }
 
     /// Changes the state, then wakes whom it concerns.
-    fn change<T>(&self, change: impl FnOnce(&mut State, &Observe, Timestamp) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut State, &dyn Observe, Timestamp) -> T) -> T {
         let now = (self.tuning.now)();
         let mut state = self.state();
         let due = state.next_due();
-        let answer = change(&mut state, &self.observe, now);
+        let answer = change(&mut state, &*self.observe, now);
         let sooner = state.next_due() != due;
         let wakers = state.wakers();
         drop(state);
@@ -268,7 +312,7 @@ impl Stream for Subscription {
         }
         let event = this
             .key
-            .and_then(|key| state.next_event(key, &shared.observe, now, cx.waker()));
+            .and_then(|key| state.next_event(key, &*shared.observe, now, cx.waker()));
         match event {
             Some(event) => {
                 this.burst += 1;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use http::Request;
 use http::header::RETRY_AFTER;
 use kube::Client;
-use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::client::Body;
 use kube::core::Status;
 use kube::core::response::StatusDetails;
@@ -76,11 +78,15 @@ pub(crate) const SERVICE: Kind = Kind::new("Service", "", "v1", "services");
 pub(crate) const INGRESS_ROUTE: Kind = Kind::new("IngressRoute", "traefik.io", "v1alpha1", "ingressroutes");
 pub(crate) const INGRESS: Kind = Kind::new("Ingress", "networking.k8s.io", "v1", "ingresses");
 pub(crate) const NETWORK_POLICY: Kind = Kind::new("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies");
-pub(crate) const STORAGE_CLASS: Kind =
-    Kind::new("StorageClass", "storage.k8s.io", "v1", "storageclasses").cluster();
+pub(crate) const STORAGE_CLASS: Kind = Kind::new("StorageClass", "storage.k8s.io", "v1", "storageclasses").cluster();
 pub(crate) const NAMESPACE: Kind = Kind::new("Namespace", "", "v1", "namespaces").cluster();
-pub(crate) const ACCESS_REVIEW: Kind =
-    Kind::new("SelfSubjectAccessReview", "authorization.k8s.io", "v1", "selfsubjectaccessreviews").cluster();
+pub(crate) const ACCESS_REVIEW: Kind = Kind::new(
+    "SelfSubjectAccessReview",
+    "authorization.k8s.io",
+    "v1",
+    "selfsubjectaccessreviews",
+)
+.cluster();
 
 /// An object of which only the metadata matters.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -237,7 +243,10 @@ impl Wire {
         propagation: PropagationPolicy,
     ) -> Result<bool> {
         if uid.is_empty() {
-            return Err(unexpected(format!("{} {name} has no UID, so it is not deleted", kind.kind)));
+            return Err(unexpected(format!(
+                "{} {name} has no UID, so it is not deleted",
+                kind.kind
+            )));
         }
         let params = DeleteParams {
             preconditions: Some(Preconditions {
@@ -336,8 +345,8 @@ impl Wire {
             return Ok(body.to_vec());
         }
         let code = parts.status.as_u16();
-        let mut status: Status = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Status::failure(&String::from_utf8_lossy(&body), ""));
+        let mut status: Status =
+            serde_json::from_slice(&body).unwrap_or_else(|_| Status::failure(&String::from_utf8_lossy(&body), ""));
         // The header is the truth: proxies answer with bodies of their own.
         status.code = code;
         let wait = parts
@@ -354,7 +363,9 @@ impl Wire {
 
 impl std::fmt::Debug for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wire").field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Wire")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }
 

@@ -24,7 +24,10 @@ async fn orchestrator(namespace: &str) -> KubernetesOrchestrator {
         Err(error) => panic!("{error}"),
     }
     let common = Config::builder().namespace(namespace).expect("a name").build();
-    KubernetesOrchestrator::builder(KubernetesConfig::new(common)).build().await.expect("a client")
+    KubernetesOrchestrator::builder(KubernetesConfig::new(common))
+        .build()
+        .await
+        .expect("a client")
 }
 
 fn spec() -> InstanceSpec {
@@ -63,48 +66,87 @@ async fn an_instance_lives_and_dies() {
     at("created again");
     assert_eq!(again.outcome, EnsureOutcome::Unchanged);
     let other = spec.clone().with_memory(Bytes::from_mib(128));
-    let error = orchestrator.create(&other, CreateOptions::new()).await.expect_err("another spec");
+    let error = orchestrator
+        .create(&other, CreateOptions::new())
+        .await
+        .expect_err("another spec");
     println!("{error}");
     assert_eq!(error.conflicts(), ["resources.memory"]);
     let mut secret = spec.clone();
     secret.admin.as_mut().expect("an admin").password = "other".into();
-    let error = orchestrator.create(&secret, CreateOptions::new()).await.expect_err("another secret");
+    let error = orchestrator
+        .create(&secret, CreateOptions::new())
+        .await
+        .expect_err("another secret");
     assert_eq!(error.conflicts(), ["admin.password"]);
-    let listed: Vec<Instance> = orchestrator.list(InstanceFilter::all()).try_collect().await.expect("a list");
+    let listed: Vec<Instance> = orchestrator
+        .list(InstanceFilter::all())
+        .try_collect()
+        .await
+        .expect("a list");
     assert!(listed.iter().any(|instance| instance.id == id));
     let change = InstanceChange::new()
         .set_env("WORKERS".parse().expect("a name"), "2")
         .storage(Bytes::from_mib(96))
         .cpu(Cpu::from_millis(250));
-    let plan = orchestrator.plan(&Operation::Update(id, Box::new(change.clone()))).await.expect("a plan");
+    let plan = orchestrator
+        .plan(&Operation::Update(id, Box::new(change.clone())))
+        .await
+        .expect("a plan");
     println!("{plan}");
-    let updated = orchestrator.update(id, &change, UpdateOptions::new()).await.expect("updated");
+    let updated = orchestrator
+        .update(id, &change, UpdateOptions::new())
+        .await
+        .expect("updated");
     at(&format!("updated {:?} {}", updated.outcome, updated.instance.status));
-    let updated = orchestrator.update(id, &change, UpdateOptions::new()).await.expect("updated");
+    let updated = orchestrator
+        .update(id, &change, UpdateOptions::new())
+        .await
+        .expect("updated");
     assert_eq!(updated.outcome, EnsureOutcome::Unchanged);
-    orchestrator.wait_until(id, InstanceStatus::Running, Duration::from_secs(90)).await.expect("running");
+    orchestrator
+        .wait_until(id, InstanceStatus::Running, Duration::from_secs(90))
+        .await
+        .expect("running");
     at("running");
-    let change = InstanceChange::new().unset_env("WORKERS".parse().expect("a name")).route({
-        let mut route = Route::default();
-        route.subdomain = Some(format!("shop-{}", id.short()).parse().expect("a label"));
-        route
-    });
-    let updated = orchestrator.update(id, &change, UpdateOptions::new()).await.expect("updated");
+    let change = InstanceChange::new()
+        .unset_env("WORKERS".parse().expect("a name"))
+        .route({
+            let mut route = Route::default();
+            route.subdomain = Some(format!("shop-{}", id.short()).parse().expect("a label"));
+            route
+        });
+    let updated = orchestrator
+        .update(id, &change, UpdateOptions::new())
+        .await
+        .expect("updated");
     assert!(updated.instance.spec.environment.is_empty());
     println!("{:?}", updated.instance.endpoints);
-    orchestrator.wait_until(id, InstanceStatus::Running, Duration::from_secs(90)).await.expect("running");
+    orchestrator
+        .wait_until(id, InstanceStatus::Running, Duration::from_secs(90))
+        .await
+        .expect("running");
     at("running");
     orchestrator.restart(id).await.expect("restarted");
-    orchestrator.wait_until(id, InstanceStatus::Running, Duration::from_secs(90)).await.expect("running");
+    orchestrator
+        .wait_until(id, InstanceStatus::Running, Duration::from_secs(90))
+        .await
+        .expect("running");
     at("restarted");
     orchestrator.stop(id).await.expect("stopping");
-    orchestrator.wait_until(id, InstanceStatus::Stopped, Duration::from_secs(90)).await.expect("stopped");
+    orchestrator
+        .wait_until(id, InstanceStatus::Stopped, Duration::from_secs(90))
+        .await
+        .expect("stopped");
     at("stopped");
     orchestrator.start(id).await.expect("starting");
     orchestrator.suspend(id).await.expect("suspended");
     let error = orchestrator.start(id).await.expect_err("suspended");
     println!("{error}");
-    orchestrator.wait_until(id, InstanceStatus::Paused, Duration::from_secs(90)).await.expect("paused");
+    orchestrator
+        .wait_until(id, InstanceStatus::Paused, Duration::from_secs(90))
+        .await
+        .expect("paused");
     at("paused");
     orchestrator.resume(id).await.expect("resumed");
     println!("{}", orchestrator.plan(&Operation::Delete(id)).await.expect("a plan"));
@@ -113,7 +155,10 @@ async fn an_instance_lives_and_dies() {
     println!("{deleted:?}");
     let again = orchestrator.delete(id, DeleteOptions::retain()).await.expect("deleted");
     assert!(!again.existed);
-    let error = orchestrator.create(&spec, CreateOptions::new()).await.expect_err("data in the way");
+    let error = orchestrator
+        .create(&spec, CreateOptions::new())
+        .await
+        .expect_err("data in the way");
     println!("{error}");
     at("refused");
     let options = CreateOptions::new().with_data(DataPolicy::AdoptRetained).stopped();
@@ -125,7 +170,10 @@ async fn an_instance_lives_and_dies() {
     let plan = orchestrator.plan(&Operation::Purge(id)).await.expect("a plan");
     println!("{plan}");
     let token = plan.purge_token.expect("a token");
-    let purged = orchestrator.delete(id, DeleteOptions::purge(token)).await.expect("purged");
+    let purged = orchestrator
+        .delete(id, DeleteOptions::purge(token))
+        .await
+        .expect("purged");
     at(&format!("purged {purged:?}"));
     assert!(orchestrator.get(id).await.expect_err("gone").is_not_found());
 }

@@ -4,3 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod contract;
+pub mod fixtures;
+pub mod memory;
+
+pub use memory::MemoryOrchestrator;

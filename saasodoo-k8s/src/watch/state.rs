@@ -14,7 +14,8 @@ use saasodoo_core::{
 use tokio::time::Instant;
 
 use super::{Kind, Observe};
-use crate::names::{SHORT_ID, id_of};
+use crate::names::SHORT_ID;
+use crate::observe::{belongs, identity};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
 
 type Name = Arc<str>;
@@ -31,7 +32,7 @@ pub(super) struct State {
     claims: HashMap<Name, ClaimView>,
     by_id: HashMap<ShortId, BTreeSet<Name>>,
     by_group: HashMap<String, BTreeSet<Name>>,
-    by_claim: HashMap<String, BTreeSet<Name>>,
+    by_claim: HashMap<Name, BTreeSet<Name>>,
     pods_by_group: HashMap<String, BTreeSet<Name>>,
     /// Instances whose status changes by the passage of time alone.
     due: BTreeSet<(Instant, Name)>,
@@ -57,6 +58,8 @@ struct Contact {
 struct Entry {
     view: DeploymentView,
     id: Option<InstanceId>,
+    /// The name of the claim with its data.
+    claim: Option<Name>,
     /// What its observation is made from, to tell a change from a repetition.
     print: u64,
     due: Option<Instant>,
@@ -103,8 +106,8 @@ pub(super) trait Watched: View + Clone + PartialEq + Send + 'static {
     fn find<'a>(state: &'a State, name: &str) -> Option<&'a Self>;
     fn names(state: &State) -> Vec<Name>;
     /// Adds or replaces the object.
-    fn put(self, state: &mut State, observe: &Observe, now: Timestamp);
-    fn remove(name: &str, state: &mut State, observe: &Observe, now: Timestamp);
+    fn put(self, state: &mut State, observe: &dyn Observe, now: Timestamp);
+    fn remove(name: &str, state: &mut State, observe: &dyn Observe, now: Timestamp);
 }
 
 impl State {
@@ -203,7 +206,7 @@ impl State {
     }
 
     /// Takes over a complete list of a kind at once.
-    pub(super) fn replace<K: Watched>(&mut self, objects: HashMap<Name, K>, observe: &Observe, now: Timestamp) {
+    pub(super) fn replace<K: Watched>(&mut self, objects: HashMap<Name, K>, observe: &dyn Observe, now: Timestamp) {
         let was_ready = self.is_ready();
         let suspect = std::mem::take(&mut self.kinds[K::KIND.index()].suspect);
         for name in K::names(self) {
@@ -245,30 +248,26 @@ impl State {
     // Joining.
 
     /// The pods and the claim of a deployment.
-    fn parts(&self, view: &DeploymentView) -> (Vec<&PodView>, Option<&ClaimView>) {
-        let selector = &view.spec.selector.match_labels;
-        let pods = group_of(view)
+    fn parts(&self, entry: &Entry) -> (Vec<&PodView>, Option<&ClaimView>) {
+        let pods = group_of(&entry.view)
             .and_then(|group| self.pods_by_group.get(group))
             .into_iter()
             .flatten()
             .filter_map(|name| self.pods.get(name))
-            .filter(|pod| {
-                !selector.is_empty()
-                    && selector
-                        .iter()
-                        .all(|(key, value)| pod.label(key) == Some(value.as_str()))
-            })
+            .filter(|pod| belongs(&entry.view, pod))
             .collect();
-        (pods, claim_of(view).and_then(|claim| self.claims.get(claim)))
+        let claim = entry.claim.as_ref().and_then(|claim| self.claims.get(claim));
+        (pods, claim)
     }
 
-    fn observe(&self, view: &DeploymentView, observe: &Observe, now: Timestamp) -> Option<Instance> {
-        let (pods, claim) = self.parts(view);
-        observe(view, &pods, claim, now)
+    fn observe(&self, entry: &Entry, observe: &dyn Observe, now: Timestamp) -> Option<Instance> {
+        let (pods, claim) = self.parts(entry);
+        observe.observe(&entry.view, &pods, claim, now)
     }
 
-    fn fingerprint(&self, view: &DeploymentView, instance: &Instance) -> u64 {
-        let (pods, claim) = self.parts(view);
+    fn fingerprint(&self, entry: &Entry, instance: &Instance) -> u64 {
+        let (pods, claim) = self.parts(entry);
+        let view = &entry.view;
         let mut hasher = DefaultHasher::new();
         (view.uid(), view.version()).hash(&mut hasher);
         for pod in pods {
@@ -281,20 +280,24 @@ impl State {
     }
 
     /// Looks at an instance again after one of its objects, or the time, has changed.
-    fn touch(&mut self, name: &Name, observe: &Observe, now: Timestamp) {
+    fn touch(&mut self, name: &Name, observe: &dyn Observe, now: Timestamp) {
         if !self.is_ready() {
             return;
         }
         let Some(entry) = self.deployments.get(name) else {
             return;
         };
-        let (print, due) = match self.observe(&entry.view, observe, now) {
+        let (print, due) = match self.observe(entry, observe, now) {
             Some(instance) => {
-                let print = self.fingerprint(&entry.view, &instance);
-                (
-                    print,
-                    ripens(&instance, now).then(|| Instant::now() + Duration::from_secs(1)),
-                )
+                let print = self.fingerprint(entry, &instance);
+                let terminating = self.parts(entry).0.iter().any(|pod| pod.is_deleting());
+                let soon = if ripens(&instance, now) {
+                    Some(Duration::from_secs(1))
+                } else {
+                    // One that does not end in time is lost; nothing else tells.
+                    terminating.then_some(Duration::from_secs(10))
+                };
+                (print, soon.map(|soon| Instant::now() + soon))
             }
             None => (0, None),
         };
@@ -327,7 +330,7 @@ impl State {
     }
 
     /// Looks again at the instances whose time has come.
-    pub(super) fn ripen(&mut self, observe: &Observe, now: Timestamp) {
+    pub(super) fn ripen(&mut self, observe: &dyn Observe, now: Timestamp) {
         let instant = Instant::now();
         while let Some((_, name)) = self.due.first().filter(|(due, _)| *due <= instant).cloned() {
             self.due.pop_first();
@@ -341,7 +344,7 @@ impl State {
     // Reading.
 
     /// The instance, if the cache can answer for it.
-    pub(super) fn fresh(&self, id: InstanceId, observe: &Observe, now: Timestamp) -> Option<Instance> {
+    pub(super) fn fresh(&self, id: InstanceId, observe: &dyn Observe, now: Timestamp) -> Option<Instance> {
         if !self.is_synced() {
             return None;
         }
@@ -364,16 +367,16 @@ impl State {
         let pending = self.writes.get(&found.id?).or_else(|| self.writes.get(&id));
         if pending
             .filter(|write| !write.is_over())
-            .is_some_and(|write| !self.has_seen(&found.view, *write))
+            .is_some_and(|write| !self.has_seen(found, *write))
         {
             return None;
         }
-        self.observe(&found.view, observe, now)
+        self.observe(found, observe, now)
     }
 
-    fn has_seen(&self, view: &DeploymentView, write: Write) -> bool {
-        let claim = claim_of(view).and_then(|name| self.claims.get(name));
-        number(view) >= write.deployment
+    fn has_seen(&self, entry: &Entry, write: Write) -> bool {
+        let claim = entry.claim.as_ref().and_then(|name| self.claims.get(name));
+        number(&entry.view) >= write.deployment
             && (write.claim == 0 || claim.is_some_and(|claim| number(claim) >= write.claim))
     }
 
@@ -402,11 +405,7 @@ impl State {
             return;
         };
         let Some(id) = entry.id else { return };
-        if self
-            .writes
-            .get(&id)
-            .is_some_and(|write| self.has_seen(&entry.view, *write))
-        {
+        if self.writes.get(&id).is_some_and(|write| self.has_seen(entry, *write)) {
             self.writes.remove(&id);
         }
     }
@@ -442,7 +441,7 @@ impl State {
     pub(super) fn next_event(
         &mut self,
         key: u64,
-        observe: &Observe,
+        observe: &dyn Observe,
         now: Timestamp,
         waker: &Waker,
     ) -> Option<InstanceEvent> {
@@ -459,7 +458,7 @@ impl State {
         &self,
         subscriber: &mut Subscriber,
         synced: bool,
-        observe: &Observe,
+        observe: &dyn Observe,
         now: Timestamp,
     ) -> Option<InstanceEvent> {
         if let Some(stale) = subscriber.stale.take() {
@@ -478,11 +477,11 @@ impl State {
             let Some(entry) = self.deployments.get(&name) else {
                 continue;
             };
-            let Some(instance) = self.observe(&entry.view, observe, now) else {
+            let Some(instance) = self.observe(entry, observe, now) else {
                 continue;
             };
             if subscriber.filter.matches(&instance) {
-                let print = self.fingerprint(&entry.view, &instance);
+                let print = self.fingerprint(entry, &instance);
                 if subscriber.known.insert(name, print) != Some(print) {
                     return Some(InstanceEvent::Applied(Box::new(self.from_cache(instance))));
                 }
@@ -538,17 +537,6 @@ fn group_of(view: &DeploymentView) -> Option<&str> {
         .or_else(|| view.label(SHORT_ID))
 }
 
-/// The name of the claim that holds the deployment's data.
-fn claim_of(view: &DeploymentView) -> Option<&str> {
-    view.spec
-        .template
-        .spec
-        .volumes
-        .iter()
-        .find_map(|volume| volume.persistent_volume_claim.as_ref())
-        .map(|claim| claim.claim_name.as_str())
-}
-
 fn index<K: Eq + Hash>(map: &mut HashMap<K, BTreeSet<Name>>, key: Option<K>, name: &Name) {
     if let Some(key) = key {
         map.entry(key).or_default().insert(name.clone());
@@ -577,7 +565,7 @@ impl Watched for DeploymentView {
         state.deployments.keys().cloned().collect()
     }
 
-    fn put(self, state: &mut State, observe: &Observe, now: Timestamp) {
+    fn put(self, state: &mut State, observe: &dyn Observe, now: Timestamp) {
         let replaced = Self::find(state, self.name()).is_some_and(|old| old.uid() != self.uid());
         if replaced {
             // Deleted and made again while nobody looked.
@@ -586,10 +574,11 @@ impl Watched for DeploymentView {
             unlink(state, self.name());
         }
         let name: Name = self.name().into();
-        let id = id_of(&self);
+        let id = identity(&self);
+        let claim: Option<Name> = observe.claim_of(&self).map(Name::from);
         index(&mut state.by_id, id.map(InstanceId::short), &name);
         index(&mut state.by_group, group_of(&self).map(str::to_owned), &name);
-        index(&mut state.by_claim, claim_of(&self).map(str::to_owned), &name);
+        index(&mut state.by_claim, claim.clone(), &name);
         let (print, due) = state
             .deployments
             .get(&name)
@@ -599,6 +588,7 @@ impl Watched for DeploymentView {
             Entry {
                 view: self,
                 id,
+                claim,
                 print,
                 due,
             },
@@ -607,12 +597,12 @@ impl Watched for DeploymentView {
         state.touch(&name, observe, now);
     }
 
-    fn remove(name: &str, state: &mut State, observe: &Observe, now: Timestamp) {
+    fn remove(name: &str, state: &mut State, observe: &dyn Observe, now: Timestamp) {
         let Some(entry) = state.deployments.get(name) else {
             return;
         };
         let last = state
-            .observe(&entry.view, observe, now)
+            .observe(entry, observe, now)
             .map(|instance| state.from_cache(instance));
         unlink(state, name);
         let Some((name, entry)) = state.deployments.remove_entry(name) else {
@@ -641,11 +631,7 @@ fn unlink(state: &mut State, name: &str) {
         group_of(&entry.view).map(str::to_owned).as_ref(),
         name,
     );
-    unindex(
-        &mut state.by_claim,
-        claim_of(&entry.view).map(str::to_owned).as_ref(),
-        name,
-    );
+    unindex(&mut state.by_claim, entry.claim.as_ref(), name);
 }
 
 impl Watched for PodView {
@@ -659,7 +645,7 @@ impl Watched for PodView {
         state.pods.keys().cloned().collect()
     }
 
-    fn put(self, state: &mut State, observe: &Observe, now: Timestamp) {
+    fn put(self, state: &mut State, observe: &dyn Observe, now: Timestamp) {
         let name: Name = self.name().into();
         let group = self.label(SHORT_ID).map(str::to_owned);
         let before = state.pods.insert(name.clone(), self);
@@ -671,7 +657,7 @@ impl Watched for PodView {
         touch_groups(state, [before, group], observe, now);
     }
 
-    fn remove(name: &str, state: &mut State, observe: &Observe, now: Timestamp) {
+    fn remove(name: &str, state: &mut State, observe: &dyn Observe, now: Timestamp) {
         let Some(pod) = state.pods.remove(name) else { return };
         let group = pod.label(SHORT_ID).map(str::to_owned);
         unindex(&mut state.pods_by_group, group.as_ref(), name);
@@ -679,7 +665,7 @@ impl Watched for PodView {
     }
 }
 
-fn touch_groups(state: &mut State, groups: [Option<String>; 2], observe: &Observe, now: Timestamp) {
+fn touch_groups(state: &mut State, groups: [Option<String>; 2], observe: &dyn Observe, now: Timestamp) {
     let names: HashSet<Name> = groups
         .iter()
         .flatten()
@@ -703,20 +689,20 @@ impl Watched for ClaimView {
         state.claims.keys().cloned().collect()
     }
 
-    fn put(self, state: &mut State, observe: &Observe, now: Timestamp) {
+    fn put(self, state: &mut State, observe: &dyn Observe, now: Timestamp) {
         let name = self.name().to_owned();
         state.claims.insert(name.as_str().into(), self);
         touch_users(state, &name, observe, now);
     }
 
-    fn remove(name: &str, state: &mut State, observe: &Observe, now: Timestamp) {
+    fn remove(name: &str, state: &mut State, observe: &dyn Observe, now: Timestamp) {
         if state.claims.remove(name).is_some() {
             touch_users(state, name, observe, now);
         }
     }
 }
 
-fn touch_users(state: &mut State, claim: &str, observe: &Observe, now: Timestamp) {
+fn touch_users(state: &mut State, claim: &str, observe: &dyn Observe, now: Timestamp) {
     for name in state.by_claim.get(claim).cloned().unwrap_or_default() {
         state.settle_writes(&name);
         state.touch(&name, observe, now);

@@ -61,6 +61,25 @@ fn observe(
     Some(instance)
 }
 
+struct Small;
+
+impl Observe for Small {
+    fn observe(
+        &self,
+        d: &DeploymentView,
+        pods: &[&PodView],
+        claim: Option<&ClaimView>,
+        at: Timestamp,
+    ) -> Option<Instance> {
+        observe(d, pods, claim, at)
+    }
+
+    fn claim_of<'a>(&self, deployment: &'a DeploymentView) -> Option<&'a str> {
+        let volume = deployment.spec.template.spec.volumes.first()?;
+        Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str())
+    }
+}
+
 fn tuning() -> Tuning {
     Tuning {
         page_size: 2,
@@ -70,7 +89,7 @@ fn tuning() -> Tuning {
 }
 
 fn cache(api: &FakeApi) -> Cache {
-    Cache::new(api.client(), "ns", Box::new(observe), tuning())
+    Cache::with(api.client(), "ns", Small, tuning())
 }
 
 type Events = BoxStream<'static, InstanceEvent>;
@@ -446,17 +465,32 @@ async fn one_set_of_watches_serves_all_and_ends_with_the_last_owner() {
     assert_eq!(api.requests().len(), requests);
 }
 
+/// Panics once when it is told to.
+struct Trapped(Arc<AtomicBool>);
+
+impl Observe for Trapped {
+    fn observe(
+        &self,
+        d: &DeploymentView,
+        pods: &[&PodView],
+        claim: Option<&ClaimView>,
+        at: Timestamp,
+    ) -> Option<Instance> {
+        assert!(!self.0.swap(false, Ordering::SeqCst), "on purpose");
+        observe(d, pods, claim, at)
+    }
+
+    fn claim_of<'a>(&self, deployment: &'a DeploymentView) -> Option<&'a str> {
+        Small.claim_of(deployment)
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_panic_restarts_the_watch() {
     let api = FakeApi::new();
     api.deployment(1, 0);
     let bad = Arc::new(AtomicBool::new(false));
-    let trap = Arc::clone(&bad);
-    let trapped: Observe = Box::new(move |d, p, c, at| {
-        assert!(!trap.swap(false, Ordering::SeqCst), "on purpose");
-        observe(d, p, c, at)
-    });
-    let mut events = Cache::new(api.client(), "ns", trapped, tuning()).watch(InstanceFilter::all());
+    let mut events = Cache::with(api.client(), "ns", Trapped(Arc::clone(&bad)), tuning()).watch(InstanceFilter::all());
     until_synced(&mut events).await;
     bad.store(true, Ordering::SeqCst);
     api.title(1, "new");
