@@ -34,14 +34,25 @@ use common::{Bed, Fault, in_namespace, spec};
 const START: Duration = Duration::from_secs(120);
 
 /// Waits until the condition holds of the instance.
-async fn until(orchestrator: &DynOrchestrator, id: InstanceId, what: &str, fits: impl Fn(&Instance) -> bool) -> Instance {
+async fn until(
+    orchestrator: &DynOrchestrator,
+    id: InstanceId,
+    what: &str,
+    fits: impl Fn(&Instance) -> bool,
+) -> Instance {
     let begun = Instant::now();
     loop {
         let seen = orchestrator.get(id).await.expect("it is there");
         if fits(&seen) {
             return seen;
         }
-        assert!(begun.elapsed() < START, "not {what}: {} {:?} {:?}", seen.status, seen.cause, seen.facts);
+        assert!(
+            begun.elapsed() < START,
+            "not {what}: {} {:?} {:?}",
+            seen.status,
+            seen.cause,
+            seen.facts
+        );
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
@@ -62,9 +73,14 @@ async fn the_contract_holds() {
             bed,
             root: root.clone(),
             // Others may be using the server.
-            control: std::env::var_os("SAASODOO_OUTAGE").and_then(|_| std::env::var_os("SAASODOO_TESTBED_CTL")).map(PathBuf::from),
+            control: std::env::var_os("SAASODOO_OUTAGE")
+                .and_then(|_| std::env::var_os("SAASODOO_TESTBED_CTL"))
+                .map(PathBuf::from),
         };
-        let concurrency = std::env::var("SAASODOO_CONCURRENCY").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+        let concurrency = std::env::var("SAASODOO_CONCURRENCY")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(6);
         let report = Runner::new(Arc::new(subject)).concurrency(concurrency).run().await;
         report.write().expect("the result file");
         println!("{report}");
@@ -80,12 +96,16 @@ async fn ten_created_at_once_all_run() {
     in_namespace("ten", |bed| async move {
         let orchestrator = bed.orchestrator().await;
         let specs: Vec<_> = (0..10).map(|_| spec()).collect();
-        let created = futures::future::join_all(specs.iter().map(|s| orchestrator.create(s, CreateOptions::new()))).await;
+        let created =
+            futures::future::join_all(specs.iter().map(|s| orchestrator.create(s, CreateOptions::new()))).await;
         for answer in created {
             assert_eq!(answer.expect("created").outcome, EnsureOutcome::Created);
         }
         for spec in &specs {
-            orchestrator.wait_until(spec.id, InstanceStatus::Running, START).await.expect("it runs");
+            orchestrator
+                .wait_until(spec.id, InstanceStatus::Running, START)
+                .await
+                .expect("it runs");
         }
         let addresses: std::collections::BTreeSet<_> = orchestrator
             .list_all(InstanceFilter::all().with_status(InstanceStatus::Running))
@@ -110,12 +130,24 @@ async fn instances_of_the_guide_are_operated() {
         let seen = until(&orchestrator, id, "running", |i| i.status == InstanceStatus::Running).await;
         assert!(seen.id.is_legacy());
         assert_eq!(seen.provenance.origin, Origin::Legacy);
-        assert_eq!((seen.name.as_str(), seen.spec.database_name.to_string()), (guide.name.as_str(), guide.database.clone()));
+        assert_eq!(
+            (seen.name.as_str(), seen.spec.database_name.to_string()),
+            (guide.name.as_str(), guide.database.clone())
+        );
         assert_eq!(seen.spec.image, common::image());
         assert_eq!(seen.spec.resources.memory, Bytes::from_mib(32));
         assert_eq!(seen.spec.storage, Bytes::from_mib(10));
-        assert_eq!(seen.endpoints.hosts.iter().map(|h| h.as_str()).collect::<Vec<_>>(), ["acme.tenants.example"]);
-        assert_eq!(seen.spec.environment.get(&"WORKERS".parse().expect("a name")).map(String::as_str), Some("2"));
+        assert_eq!(
+            seen.endpoints.hosts.iter().map(|h| h.as_str()).collect::<Vec<_>>(),
+            ["acme.tenants.example"]
+        );
+        assert_eq!(
+            seen.spec
+                .environment
+                .get(&"WORKERS".parse().expect("a name"))
+                .map(String::as_str),
+            Some("2")
+        );
         // By a whole UUID that begins so, too.
         let whole: InstanceId = "0a1b2c3d-1111-4222-8333-444455556666".parse().expect("a UUID");
         assert_eq!(orchestrator.get(whole).await.expect("found").name, seen.name);
@@ -138,7 +170,11 @@ async fn instances_of_the_guide_are_operated() {
         assert_eq!(names, expected);
         // The guide finds the pods of an instance by the last part of its Deployment's name.
         let label = format!("instance-id={}", ours.id.short());
-        let pods = bed.api("", "v1", "Pod").list(&ListParams::default().labels(&label)).await.expect("pods");
+        let pods = bed
+            .api("", "v1", "Pod")
+            .list(&ListParams::default().labels(&label))
+            .await
+            .expect("pods");
         assert_eq!(pods.items.len(), 1);
 
         let before = bed.uids().await;
@@ -153,18 +189,29 @@ async fn instances_of_the_guide_are_operated() {
         orchestrator.start(id).await.expect("a start");
         until(&orchestrator, id, "running", |i| i.status == InstanceStatus::Running).await;
         let lines: Vec<_> = orchestrator.logs(id, LogOptions::all()).collect().await;
-        assert!(lines.iter().any(|line| line.as_ref().is_ok_and(|l| l.text.contains("listening"))), "{lines:?}");
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.as_ref().is_ok_and(|l| l.text.contains("listening"))),
+            "{lines:?}"
+        );
         for (name, uid) in bed.uids().await.iter().filter(|(name, _)| !name.starts_with("Pod ")) {
             assert_eq!(before.get(name), Some(uid), "{name} was replaced");
         }
 
-        let deleted = orchestrator.delete(id, DeleteOptions::retain()).await.expect("a deletion");
+        let deleted = orchestrator
+            .delete(id, DeleteOptions::retain())
+            .await
+            .expect("a deletion");
         assert!(deleted.existed && deleted.retained.is_some());
         let left = bed.picture().await;
         let of_guide: Vec<_> = left.keys().filter(|name| name.contains("acme-0a1b2c3d")).collect();
         assert_eq!(of_guide, ["PersistentVolumeClaim odoo-acme-0a1b2c3d-storage"]);
         assert!(left.contains_key("Secret odoo-db-credentials"), "it belongs to all");
-        assert_eq!(orchestrator.get(ours.id).await.expect("untouched").status, InstanceStatus::Running);
+        assert_eq!(
+            orchestrator.get(ours.id).await.expect("untouched").status,
+            InstanceStatus::Running
+        );
     })
     .await;
 }
@@ -178,14 +225,25 @@ async fn a_second_create_touches_nothing() {
         orchestrator.create_and_wait(&spec, START).await.expect("it runs");
         let (uids, picture) = (bed.uids().await, bed.picture().await);
 
-        let same = orchestrator.create(&spec, CreateOptions::new()).await.expect("the same");
+        let same = orchestrator
+            .create(&spec, CreateOptions::new())
+            .await
+            .expect("the same");
         assert_eq!(same.outcome, EnsureOutcome::Unchanged);
-        let mut other = spec.clone().with_image("saasodoo/odoo-stub:18".parse().expect("an image"));
+        let mut other = spec
+            .clone()
+            .with_image("saasodoo/odoo-stub:18".parse().expect("an image"));
         other.resources.memory = Bytes::from_mib(65);
-        let error = orchestrator.create(&other, CreateOptions::new()).await.expect_err("another spec");
+        let error = orchestrator
+            .create(&other, CreateOptions::new())
+            .await
+            .expect_err("another spec");
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.conflicts().iter().any(|field| field == "image"), "{error}");
-        assert!(error.conflicts().iter().any(|field| field == "resources.memory"), "{error}");
+        assert!(
+            error.conflicts().iter().any(|field| field == "resources.memory"),
+            "{error}"
+        );
 
         assert_eq!(bed.uids().await, uids);
         assert_eq!(bed.picture().await, picture);
@@ -202,8 +260,9 @@ async fn all_or_nothing(bed: &Bed, before: &common::Picture, spec: &saasodoo_cor
     let begun = Instant::now();
     loop {
         let picture = bed.picture().await;
-        let (own, others): (common::Picture, common::Picture) =
-            picture.into_iter().partition(|(name, _)| name.contains(&spec.id.short().to_string()));
+        let (own, others): (common::Picture, common::Picture) = picture
+            .into_iter()
+            .partition(|(name, _)| name.contains(&spec.id.short().to_string()));
         assert_eq!(&others, before, "{when}: something else changed");
         let settled = match orchestrator.get(spec.id).await {
             Ok(_) => {
@@ -216,7 +275,10 @@ async fn all_or_nothing(bed: &Bed, before: &common::Picture, spec: &saasodoo_cor
         if settled {
             return !own.is_empty();
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{when}: neither whole nor gone: {own:#?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{when}: neither whole nor gone: {own:#?}"
+        );
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
@@ -227,8 +289,14 @@ async fn whichever_request_of_a_creation_fails_all_or_nothing_is_there() {
     in_namespace("faults", |bed| async move {
         let orchestrator = bed.orchestrator().await;
         let neighbour = spec();
-        orchestrator.create_and_wait(&neighbour, START).await.expect("the neighbour runs");
-        orchestrator.create(&spec(), CreateOptions::new().stopped()).await.expect("the storage class is known now");
+        orchestrator
+            .create_and_wait(&neighbour, START)
+            .await
+            .expect("the neighbour runs");
+        orchestrator
+            .create(&spec(), CreateOptions::new().stopped())
+            .await
+            .expect("the storage class is known now");
         let before = bed.picture().await;
         let (mut whole, mut gone) = (0, 0);
         for fault in [Fault::Before, Fault::After] {
@@ -241,10 +309,19 @@ async fn whichever_request_of_a_creation_fails_all_or_nothing_is_there() {
                 let struck = hit.load(Ordering::SeqCst);
                 if all_or_nothing(&bed, &before, &spec, &when).await {
                     whole += 1;
-                    orchestrator.delete(spec.id, DeleteOptions::retain()).await.expect("a deletion");
-                    let plan = orchestrator.plan(&saasodoo_core::Operation::Purge(spec.id)).await.expect("a plan");
+                    orchestrator
+                        .delete(spec.id, DeleteOptions::retain())
+                        .await
+                        .expect("a deletion");
+                    let plan = orchestrator
+                        .plan(&saasodoo_core::Operation::Purge(spec.id))
+                        .await
+                        .expect("a plan");
                     let token = plan.purge_token.expect("a token");
-                    orchestrator.delete(spec.id, DeleteOptions::purge(token)).await.expect("a purge");
+                    orchestrator
+                        .delete(spec.id, DeleteOptions::purge(token))
+                        .await
+                        .expect("a purge");
                 } else {
                     gone += 1;
                     assert!(answer.is_err(), "{when}: it answered well and nothing is there");
@@ -258,7 +335,10 @@ async fn whichever_request_of_a_creation_fails_all_or_nothing_is_there() {
         }
         println!("{whole} times whole, {gone} times gone");
         assert!(gone > 0 && whole > 0);
-        assert_eq!(orchestrator.get(neighbour.id).await.expect("there").status, InstanceStatus::Running);
+        assert_eq!(
+            orchestrator.get(neighbour.id).await.expect("there").status,
+            InstanceStatus::Running
+        );
     })
     .await;
 }
@@ -268,7 +348,10 @@ async fn whichever_request_of_a_creation_fails_all_or_nothing_is_there() {
 async fn a_creation_dropped_at_any_await_leaves_all_or_nothing() {
     in_namespace("dropped", |bed| async move {
         let orchestrator = bed.orchestrator().await;
-        orchestrator.create(&spec(), CreateOptions::new().stopped()).await.expect("a neighbour");
+        orchestrator
+            .create(&spec(), CreateOptions::new().stopped())
+            .await
+            .expect("a neighbour");
         let before = bed.picture().await;
         for polls in 0..200 {
             let spec = spec();
@@ -296,10 +379,19 @@ async fn a_creation_dropped_at_any_await_leaves_all_or_nothing() {
             // What goes on by itself needs a moment to begin to show.
             tokio::time::sleep(Duration::from_millis(400)).await;
             if all_or_nothing(&bed, &before, &spec, &format!("after {polls} polls")).await {
-                orchestrator.delete(spec.id, DeleteOptions::retain()).await.expect("a deletion");
-                let plan = orchestrator.plan(&saasodoo_core::Operation::Purge(spec.id)).await.expect("a plan");
+                orchestrator
+                    .delete(spec.id, DeleteOptions::retain())
+                    .await
+                    .expect("a deletion");
+                let plan = orchestrator
+                    .plan(&saasodoo_core::Operation::Purge(spec.id))
+                    .await
+                    .expect("a plan");
                 let token = plan.purge_token.expect("a token");
-                orchestrator.delete(spec.id, DeleteOptions::purge(token)).await.expect("a purge");
+                orchestrator
+                    .delete(spec.id, DeleteOptions::purge(token))
+                    .await
+                    .expect("a purge");
             }
             if ended {
                 println!("a creation is polled {polls} times");
@@ -312,9 +404,16 @@ async fn a_creation_dropped_at_any_await_leaves_all_or_nothing() {
 }
 
 async fn refused(bed: &Bed, config: KubernetesConfig, client: Client, kind: ErrorKind, says: &str) {
-    let orchestrator = KubernetesOrchestrator::builder(config).client(client).build().await.expect("an orchestrator");
+    let orchestrator = KubernetesOrchestrator::builder(config)
+        .client(client)
+        .build()
+        .await
+        .expect("an orchestrator");
     let before = bed.picture().await;
-    let error = orchestrator.create(&spec(), CreateOptions::new()).await.expect_err(says);
+    let error = orchestrator
+        .create(&spec(), CreateOptions::new())
+        .await
+        .expect_err(says);
     assert_eq!(error.kind(), kind, "{error}");
     let text = error.to_string();
     assert!(text.contains(says), "{text}");
@@ -328,22 +427,48 @@ async fn a_cluster_that_lacks_something_is_told_so_and_nothing_is_created() {
     in_namespace("lacks", |bed| async move {
         let mut config = bed.config();
         config.common.storage_class = "nowhere".to_owned();
-        refused(&bed, config, bed.client.clone(), ErrorKind::MissingPrerequisite, "nowhere").await;
+        refused(
+            &bed,
+            config,
+            bed.client.clone(),
+            ErrorKind::MissingPrerequisite,
+            "nowhere",
+        )
+        .await;
 
         // A server without Traefik's kinds: the path of another group, which this server does not have.
         let inner = bed.client.clone();
         let without = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let inner = inner.clone();
             let (mut parts, body) = request.into_parts();
-            parts.uri = parts.uri.to_string().replace("/apis/traefik.io/", "/apis/traefik.invalid/").parse().expect("a path");
+            parts.uri = parts
+                .uri
+                .to_string()
+                .replace("/apis/traefik.io/", "/apis/traefik.invalid/")
+                .parse()
+                .expect("a path");
             async move { inner.send(http::Request::from_parts(parts, body)).await }
         });
         let client = Client::new(without, "default");
-        refused(&bed, bed.config(), client, ErrorKind::MissingPrerequisite, "ingressroutes").await;
+        refused(
+            &bed,
+            bed.config(),
+            client,
+            ErrorKind::MissingPrerequisite,
+            "ingressroutes",
+        )
+        .await;
 
         let mut elsewhere = bed.config();
         elsewhere.common.namespace = "no-such-namespace".to_owned();
-        refused(&bed, elsewhere, bed.client.clone(), ErrorKind::MissingPrerequisite, "no-such-namespace").await;
+        refused(
+            &bed,
+            elsewhere,
+            bed.client.clone(),
+            ErrorKind::MissingPrerequisite,
+            "no-such-namespace",
+        )
+        .await;
     })
     .await;
 }
@@ -354,24 +479,57 @@ async fn a_caller_without_rights_is_told_so() {
     in_namespace("rights", |bed| async move {
         let mut config = common::client_config().await;
         let user = format!("system:serviceaccount:{}:default", bed.namespace);
-        config.headers.push(("impersonate-user".parse().expect("a name"), user.parse().expect("a value")));
+        config.headers.push((
+            "impersonate-user".parse().expect("a name"),
+            user.parse().expect("a value"),
+        ));
         let client = Client::try_from(config).expect("a client");
         refused(&bed, bed.config(), client.clone(), ErrorKind::Forbidden, "deployments").await;
-        let orchestrator = KubernetesOrchestrator::builder(bed.config()).client(client).build().await.expect("one");
+        let orchestrator = KubernetesOrchestrator::builder(bed.config())
+            .client(client)
+            .build()
+            .await
+            .expect("one");
         for kind in [
-            orchestrator.get(InstanceId::random()).await.expect_err("no rights").kind(),
-            orchestrator.list_all(InstanceFilter::all()).await.expect_err("no rights").kind(),
-            orchestrator.stop(InstanceId::random()).await.expect_err("no rights").kind(),
-            orchestrator.delete(InstanceId::random(), DeleteOptions::retain()).await.expect_err("no rights").kind(),
+            orchestrator
+                .get(InstanceId::random())
+                .await
+                .expect_err("no rights")
+                .kind(),
+            orchestrator
+                .list_all(InstanceFilter::all())
+                .await
+                .expect_err("no rights")
+                .kind(),
+            orchestrator
+                .stop(InstanceId::random())
+                .await
+                .expect_err("no rights")
+                .kind(),
+            orchestrator
+                .delete(InstanceId::random(), DeleteOptions::retain())
+                .await
+                .expect_err("no rights")
+                .kind(),
         ] {
             assert_eq!(kind, ErrorKind::Forbidden);
         }
         let health = orchestrator.health().await;
         assert!(!health.is_ready(), "{health}");
-        assert!(health.check("permissions").is_some_and(|check| check.detail.contains("create")), "{health}");
+        assert!(
+            health
+                .check("permissions")
+                .is_some_and(|check| check.detail.contains("create")),
+            "{health}"
+        );
         let mut events = orchestrator.watch(InstanceFilter::all());
-        let first = tokio::time::timeout(Duration::from_secs(20), events.next()).await.expect("an event");
-        assert!(matches!(&first, Some(InstanceEvent::Stale(stale)) if stale.reason.contains("forbidden")), "{first:?}");
+        let first = tokio::time::timeout(Duration::from_secs(20), events.next())
+            .await
+            .expect("an event");
+        assert!(
+            matches!(&first, Some(InstanceEvent::Stale(stale)) if stale.reason.contains("forbidden")),
+            "{first:?}"
+        );
     })
     .await;
 }
@@ -394,17 +552,45 @@ fn kubeconfig(directory: &std::path::Path, server: &str, authority: &std::path::
 /// A certificate of the cluster's authority that ended yesterday, made by `openssl`.
 fn expired_certificate(directory: &std::path::Path, pki: &std::path::Path) {
     let run = |arguments: &[&str]| {
-        let output = std::process::Command::new("openssl").current_dir(directory).args(arguments).output();
+        let output = std::process::Command::new("openssl")
+            .current_dir(directory)
+            .args(arguments)
+            .output();
         let output = output.expect("openssl is installed");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     let (authority, key) = (pki.join("ca.crt"), pki.join("ca.key"));
-    run(&["req", "-newkey", "rsa:2048", "-nodes", "-keyout", "client.key", "-out", "client.csr", "-subj", "/O=system:masters/CN=late"]);
+    run(&[
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "client.key",
+        "-out",
+        "client.csr",
+        "-subj",
+        "/O=system:masters/CN=late",
+    ]);
     // A certificate of version 3, which is what extensions make it: no other is accepted by TLS libraries.
     std::fs::write(directory.join("ext"), "extendedKeyUsage=clientAuth").expect("a file");
     run(&[
-        "x509", "-req", "-in", "client.csr", "-CA", &authority.to_string_lossy(), "-CAkey", &key.to_string_lossy(),
-        "-set_serial", "77", "-days", "-1", "-extfile", "ext", "-out", "client.crt",
+        "x509",
+        "-req",
+        "-in",
+        "client.csr",
+        "-CA",
+        &authority.to_string_lossy(),
+        "-CAkey",
+        &key.to_string_lossy(),
+        "-set_serial",
+        "77",
+        "-days",
+        "-1",
+        "-extfile",
+        "ext",
+        "-out",
+        "client.crt",
     ]);
 }
 
@@ -418,10 +604,17 @@ async fn an_expired_certificate_is_told_so() {
     let server = common::client_config().await.cluster_url.to_string();
     let path = kubeconfig(directory.path(), &server, &pki.join("ca.crt"));
     let config = KubernetesConfig::new(saasodoo_core::Config::default());
-    let orchestrator = KubernetesOrchestrator::builder(config).kubeconfig(path).build().await.expect("one");
+    let orchestrator = KubernetesOrchestrator::builder(config)
+        .kubeconfig(path)
+        .build()
+        .await
+        .expect("one");
     let error = orchestrator.get(InstanceId::random()).await.expect_err("expired");
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
-    let error = orchestrator.create(&spec(), CreateOptions::new()).await.expect_err("expired");
+    let error = orchestrator
+        .create(&spec(), CreateOptions::new())
+        .await
+        .expect_err("expired");
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
     let health = orchestrator.health().await;
     assert!(!health.is_ready(), "{health}");
@@ -433,9 +626,15 @@ async fn what_keeps_pods_from_being_is_the_cause() {
     in_namespace("causes", |bed| async move {
         let orchestrator = bed.orchestrator().await;
         let mut nowhere = spec();
-        nowhere.scheduling.node_selector =
-            [("saasodoo-test/none".parse().expect("a key"), "x".parse().expect("a value"))].into();
-        orchestrator.create(&nowhere, CreateOptions::new()).await.expect("created");
+        nowhere.scheduling.node_selector = [(
+            "saasodoo-test/none".parse().expect("a key"),
+            "x".parse().expect("a value"),
+        )]
+        .into();
+        orchestrator
+            .create(&nowhere, CreateOptions::new())
+            .await
+            .expect("created");
         let seen = until(&orchestrator, nowhere.id, "unschedulable", |i| {
             matches!(i.cause, Some(Cause::Unschedulable { .. }))
         })
@@ -446,7 +645,10 @@ async fn what_keeps_pods_from_being_is_the_cause() {
         bed.create("", "v1", "ResourceQuota", quota).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let refused = spec();
-        orchestrator.create(&refused, CreateOptions::new()).await.expect("the objects are created");
+        orchestrator
+            .create(&refused, CreateOptions::new())
+            .await
+            .expect("the objects are created");
         let seen = until(&orchestrator, refused.id, "quota exceeded", |i| {
             matches!(i.cause, Some(Cause::QuotaExceeded { .. }))
         })
@@ -469,7 +671,11 @@ async fn hands_that_meddle_are_seen() {
         // A rollout that nobody announced: the status follows the new pod, and ends where the old one was.
         let patch = json!({"spec": {"template": {"metadata": {"annotations": {"by": "hand"}}}}});
         bed.api("apps", "v1", "Deployment")
-            .patch(spec.object_name().as_str(), &PatchParams::default(), &Patch::Merge(patch))
+            .patch(
+                spec.object_name().as_str(),
+                &PatchParams::default(),
+                &Patch::Merge(patch),
+            )
             .await
             .expect("a patch");
         let mut seen = Vec::new();
@@ -492,10 +698,17 @@ async fn hands_that_meddle_are_seen() {
         // Scaled to nothing by hand: stopped, without an error.
         let patch = json!({"spec": {"replicas": 0}});
         bed.api("apps", "v1", "Deployment")
-            .patch(spec.object_name().as_str(), &PatchParams::default(), &Patch::Merge(patch))
+            .patch(
+                spec.object_name().as_str(),
+                &PatchParams::default(),
+                &Patch::Merge(patch),
+            )
             .await
             .expect("a patch");
-        let stopped = until(&orchestrator, spec.id, "stopped", |i| i.status == InstanceStatus::Stopped).await;
+        let stopped = until(&orchestrator, spec.id, "stopped", |i| {
+            i.status == InstanceStatus::Stopped
+        })
+        .await;
         assert_eq!(stopped.cause, None);
     })
     .await;

@@ -48,7 +48,9 @@ impl Picture {
                 self.instances.insert(instance.name.to_string(), *instance);
             }
             InstanceEvent::Deleted(instance) => {
-                self.instances.remove(instance.name.as_str()).expect("it was applied before");
+                self.instances
+                    .remove(instance.name.as_str())
+                    .expect("it was applied before");
             }
             InstanceEvent::Stale(_) => self.stale += 1,
             InstanceEvent::Synced => self.synced += 1,
@@ -56,14 +58,24 @@ impl Picture {
         }
     }
 
-    async fn until(&mut self, events: &mut BoxStream<'static, InstanceEvent>, what: &str, fits: impl Fn(&Self) -> bool) {
+    async fn until(
+        &mut self,
+        events: &mut BoxStream<'static, InstanceEvent>,
+        what: &str,
+        fits: impl Fn(&Self) -> bool,
+    ) {
         let waited = timeout(LONG, async {
             while !fits(self) {
                 let event = events.next().await.expect("a watch never ends");
                 self.take(event);
             }
         });
-        assert!(waited.await.is_ok(), "not {what}: {} stale, {} synced", self.stale, self.synced);
+        assert!(
+            waited.await.is_ok(),
+            "not {what}: {} stale, {} synced",
+            self.stale,
+            self.synced
+        );
     }
 }
 
@@ -74,7 +86,10 @@ async fn an_outage_of_the_server_is_reported_and_loses_no_change() {
         let orchestrator = bed.orchestrator().await;
         let specs: Vec<_> = (0..4).map(|_| spec()).collect();
         for spec in &specs {
-            orchestrator.create(spec, CreateOptions::new().stopped()).await.expect("created");
+            orchestrator
+                .create(spec, CreateOptions::new().stopped())
+                .await
+                .expect("created");
         }
         let mut events = orchestrator.watch(InstanceFilter::all());
         let mut slow = orchestrator.watch(InstanceFilter::all());
@@ -100,13 +115,18 @@ async fn an_outage_of_the_server_is_reported_and_loses_no_change() {
             .await
             .expect("a patch");
         let gone = specs[2].object_name();
-        deployments.delete(gone.as_str(), &DeleteParams::default()).await.expect("a deletion");
+        deployments
+            .delete(gone.as_str(), &DeleteParams::default())
+            .await
+            .expect("a deletion");
 
         picture.until(&mut events, "synced again", |p| p.synced == 2).await;
         picture
             .until(&mut events, "as it is", |p| {
                 !p.instances.contains_key(gone.as_str())
-                    && p.instances.get(name.as_str()).is_some_and(|i| i.spec.display_name == "meanwhile")
+                    && p.instances
+                        .get(name.as_str())
+                        .is_some_and(|i| i.spec.display_name == "meanwhile")
                     && p.instances
                         .get(specs[0].object_name().as_str())
                         .is_some_and(|i| i.status == InstanceStatus::Running)
@@ -116,16 +136,23 @@ async fn an_outage_of_the_server_is_reported_and_loses_no_change() {
         control("stop-apiserver").await;
         picture.until(&mut events, "stale again", |p| p.stale == 2).await;
         control("start-apiserver").await;
-        picture.until(&mut events, "synced a third time", |p| p.synced == 3).await;
+        picture
+            .until(&mut events, "synced a third time", |p| p.synced == 3)
+            .await;
 
         late.until(&mut slow, "synced again", |p| p.synced == 2).await;
         assert_eq!(late.stale, 1, "a subscriber that did not look is told once");
         let listed = orchestrator.list_all(InstanceFilter::all()).await.expect("a list");
         for picture in [&picture, &late] {
-            let seen: BTreeMap<_, _> =
-                picture.instances.values().map(|i| (i.name.clone(), (i.provenance.revision.clone(), i.status))).collect();
-            let truth: BTreeMap<_, _> =
-                listed.iter().map(|i| (i.name.clone(), (i.provenance.revision.clone(), i.status))).collect();
+            let seen: BTreeMap<_, _> = picture
+                .instances
+                .values()
+                .map(|i| (i.name.clone(), (i.provenance.revision.clone(), i.status)))
+                .collect();
+            let truth: BTreeMap<_, _> = listed
+                .iter()
+                .map(|i| (i.name.clone(), (i.provenance.revision.clone(), i.status)))
+                .collect();
             assert_eq!(seen, truth);
         }
         let got = orchestrator.get(specs[0].id).await.expect("there");

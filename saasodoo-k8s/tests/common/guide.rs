@@ -16,9 +16,11 @@ impl GuideInstance {
     pub(crate) async fn create(bed: &Bed, id: &str, database: &str) -> Self {
         let name = format!("odoo-{database}-{id}");
         bed.create("", "v1", "PersistentVolumeClaim", claim(&name)).await;
-        bed.create("apps", "v1", "Deployment", deployment(&name, id, database)).await;
+        bed.create("apps", "v1", "Deployment", deployment(&name, id, database))
+            .await;
         bed.create("", "v1", "Service", service(&name)).await;
-        bed.create("traefik.io", "v1alpha1", "IngressRoute", route(&name, database)).await;
+        bed.create("traefik.io", "v1alpha1", "IngressRoute", route(&name, database))
+            .await;
         Self {
             id: id.to_owned(),
             database: database.to_owned(),

@@ -83,7 +83,11 @@ impl Tap {
     fn take(&self, request: &Request<Body>) -> Option<Fault> {
         let uri = request.uri().to_string();
         let background = uri.contains("watch=true") || uri.contains("/log?");
-        self.0.requests.lock().expect("no panic").push(format!("{} {uri}", request.method()));
+        self.0
+            .requests
+            .lock()
+            .expect("no panic")
+            .push(format!("{} {uri}", request.method()));
         if background {
             return None;
         }
@@ -143,7 +147,10 @@ where
     let namespace = format!("t-{name}-{}", InstanceId::random().short());
     let object = json!({"metadata": {"name": namespace, "labels": {"saasodoo-test": name}}});
     dynamic(&client, "", "v1", "Namespace", None)
-        .create(&PostParams::default(), &serde_json::from_value(object).expect("an object"))
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(object).expect("an object"),
+        )
         .await
         .expect("a namespace");
     let bed = Bed {
@@ -164,7 +171,13 @@ where
 }
 
 /// An API for any kind of object.
-pub(crate) fn dynamic(client: &Client, group: &str, version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+pub(crate) fn dynamic(
+    client: &Client,
+    group: &str,
+    version: &str,
+    kind: &str,
+    namespace: Option<&str>,
+) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
@@ -220,10 +233,17 @@ impl Bed {
 
     pub(crate) async fn create(&self, group: &str, version: &str, kind: &str, object: Value) -> DynamicObject {
         let mut object = object;
-        object["apiVersion"] = if group.is_empty() { json!(version) } else { json!(format!("{group}/{version}")) };
+        object["apiVersion"] = if group.is_empty() {
+            json!(version)
+        } else {
+            json!(format!("{group}/{version}"))
+        };
         object["kind"] = json!(kind);
         self.api(group, version, kind)
-            .create(&PostParams::default(), &serde_json::from_value(object).expect("an object"))
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(object).expect("an object"),
+            )
             .await
             .unwrap_or_else(|error| panic!("{kind}: {error}"))
     }
@@ -283,13 +303,21 @@ impl Bed {
     }
 
     pub(crate) async fn pods(&self) -> Vec<DynamicObject> {
-        self.api("", "v1", "Pod").list(&ListParams::default()).await.expect("pods").items
+        self.api("", "v1", "Pod")
+            .list(&ListParams::default())
+            .await
+            .expect("pods")
+            .items
     }
 
     /// Volumes whose claim is in the namespace.
     async fn volumes(&self) -> Vec<DynamicObject> {
         let volumes = dynamic(&self.client, "", "v1", "PersistentVolume", None);
-        let all = volumes.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+        let all = volumes
+            .list(&ListParams::default())
+            .await
+            .map(|list| list.items)
+            .unwrap_or_default();
         all.into_iter()
             .filter(|volume| volume.data["spec"]["claimRef"]["namespace"] == self.namespace.as_str())
             .collect()
@@ -305,7 +333,10 @@ impl Bed {
         }
         let events = self.api("", "v1", "Event").list(&ListParams::default()).await;
         for event in events.map(|list| list.items).unwrap_or_default() {
-            eprintln!("Event {} {}: {}", event.data["involvedObject"]["name"], event.data["reason"], event.data["message"]);
+            eprintln!(
+                "Event {} {}: {}",
+                event.data["involvedObject"]["name"], event.data["reason"], event.data["message"]
+            );
         }
         for request in self.tap.requests().iter().rev().take(40).rev() {
             eprintln!("request {request}");

@@ -32,9 +32,16 @@ impl ClusterSubject {
     async fn directory(&self, location: &StorageLocation) -> Result<Option<PathBuf>> {
         let volume = match location {
             StorageLocation::Directory { path } => return Ok(Some(path.into())),
-            StorageLocation::Claim { volume: Some(volume), .. } => volume.clone(),
+            StorageLocation::Claim {
+                volume: Some(volume), ..
+            } => volume.clone(),
             StorageLocation::Claim { name, .. } => {
-                let claim = self.bed.api("", "v1", "PersistentVolumeClaim").get_opt(name).await.map_err(failed)?;
+                let claim = self
+                    .bed
+                    .api("", "v1", "PersistentVolumeClaim")
+                    .get_opt(name)
+                    .await
+                    .map_err(failed)?;
                 let volume = claim.and_then(|claim| Some(claim.data["spec"]["volumeName"].as_str()?.to_owned()));
                 match volume {
                     Some(volume) => volume,
@@ -86,7 +93,11 @@ impl Subject for ClusterSubject {
     }
 
     async fn write_file(&self, instance: &Instance, name: &str, content: &str) -> Result<()> {
-        let location = instance.storage.location.as_ref().ok_or_else(|| failed("no location"))?;
+        let location = instance
+            .storage
+            .location
+            .as_ref()
+            .ok_or_else(|| failed("no location"))?;
         for _ in 0..100 {
             if let Some(directory) = self.directory(location).await? {
                 return std::fs::write(directory.join(name), content).map_err(failed);
@@ -127,7 +138,10 @@ impl Subject for ClusterSubject {
             return Ok(false);
         };
         for action in ["stop-apiserver", "start-apiserver"] {
-            let status = std::process::Command::new(control).arg(action).status().map_err(failed)?;
+            let status = std::process::Command::new(control)
+                .arg(action)
+                .status()
+                .map_err(failed)?;
             if !status.success() {
                 return Err(failed(format!("{action}: {status}")));
             }
