@@ -154,7 +154,7 @@ async fn a_creation_is_two_rounds_of_concurrent_requests() {
             .get("labelSelector")
             .map(String::as_str)
             .unwrap_or_default();
-        assert!(selector.starts_with(SELECTOR), "{selector}");
+        assert!(selector.starts_with("managed-by=saasodoo,"), "{selector}");
     }
 
     let deployment = &find(&seen, &format!("POST {DEPLOYMENTS}")).body;
