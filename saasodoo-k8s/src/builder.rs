@@ -74,13 +74,20 @@ impl KubernetesOrchestratorBuilder {
     /// # Errors
     /// [`Configuration`](ErrorKind::Configuration), naming the field or the file.
     pub async fn build(self) -> Result<KubernetesOrchestrator> {
-        let Self { config, source, context } = self;
+        let Self {
+            config,
+            source,
+            context,
+        } = self;
         let built = async {
             config.validate()?;
             let client = match source {
                 Source::Client(client) => {
                     if context.is_some() {
-                        return Err(configuration("context", "a client that is given has its context already"));
+                        return Err(configuration(
+                            "context",
+                            "a client that is given has its context already",
+                        ));
                     }
                     *client
                 }
@@ -116,8 +123,11 @@ async fn from_file(path: PathBuf, context: Option<String>) -> Result<Config> {
 async fn inferred(context: Option<String>) -> Result<Config> {
     if context.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         return Config::incluster().map_err(|error| {
-            configuration("KUBERNETES_SERVICE_HOST", format!("this runs in a cluster, but: {error}"))
-                .with_advice("mount the service account's token, or give a kubeconfig explicitly")
+            configuration(
+                "KUBERNETES_SERVICE_HOST",
+                format!("this runs in a cluster, but: {error}"),
+            )
+            .with_advice("mount the service account's token, or give a kubeconfig explicitly")
         });
     }
     let options = KubeConfigOptions {
@@ -172,8 +182,10 @@ fn ensure_crypto() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match rustls::crypto::CryptoProvider::get_default() {
         Some(_) => Ok(()),
-        None => Err(configuration("tls", "no provider of cryptography can be installed for TLS")
-            .with_advice("call rustls::crypto::ring::default_provider().install_default() first")),
+        None => Err(
+            configuration("tls", "no provider of cryptography can be installed for TLS")
+                .with_advice("call rustls::crypto::ring::default_provider().install_default() first"),
+        ),
     }
 }
 
@@ -202,7 +214,10 @@ mod tests {
     #[tokio::test]
     async fn a_bad_kubeconfig_is_named_and_not_shown() {
         let error = build("users: [ s3ntinel: {", None).await;
-        assert_eq!((error.kind(), error.field()), (ErrorKind::Configuration, Some("kubeconfig")));
+        assert_eq!(
+            (error.kind(), error.field()),
+            (ErrorKind::Configuration, Some("kubeconfig"))
+        );
         assert!(!format!("{error:?}").contains("s3ntinel"), "{error:?}");
         let error = build("apiVersion: v1\nkind: Config\n", Some("nowhere")).await;
         assert!(error.message().contains("nowhere"), "{error}");

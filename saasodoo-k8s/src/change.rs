@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use saasodoo_core::{
-    Bytes, EnsureOutcome, Ensured, Error, ErrorKind, Facts, Hold, Host, Instance, InstanceChange, InstanceId, InstanceSpec,
-    Power, Result, Retry, Transition, UpdateOptions,
+    Bytes, EnsureOutcome, Ensured, Error, ErrorKind, Facts, Hold, Host, Instance, InstanceChange, InstanceId,
+    InstanceSpec, Power, Result, Retry, Transition, UpdateOptions,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
@@ -20,8 +20,10 @@ use crate::convert::{
     Rendered, addon_annotations, default_requests, patch_of, probe_annotations, resources, route_annotations,
 };
 use crate::create::{host_conflict, storage_missing};
+use crate::facts::quiet;
 use crate::names::{
-    CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, RESTARTED_AT, STORAGE, TRANSITION, VERSION, host_label,
+    CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, QUIET, RESTARTED_AT, STORAGE, TRANSITION, VERSION,
+    host_label,
 };
 use crate::observe::{data_claim, main_container};
 use crate::read::Live;
@@ -78,7 +80,10 @@ impl Inner {
         if let Some(revision) = &options.if_revision
             && live.deployment.version() != revision
         {
-            return Err(Error::conflict(["revision"], "the instance has been changed since it was read"));
+            return Err(Error::conflict(
+                ["revision"],
+                "the instance has been changed since it was read",
+            ));
         }
         refuse_deleting(&live)?;
         let changes = self.changes(&live, change)?;
@@ -99,7 +104,9 @@ impl Inner {
         }
         let before = live.deployment.clone();
         if changes.touches_deployment() {
-            live.deployment = self.patch_deployment(&live.deployment, deployment_patch(&live, &changes)).await?;
+            live.deployment = self
+                .patch_deployment(&live.deployment, deployment_patch(&live, &changes))
+                .await?;
         }
         if let Some(hosts) = &changes.hosts {
             if let Some((host, owner)) = self.host_taken(hosts, id, own.as_deref()).await? {
@@ -130,11 +137,19 @@ impl Inner {
             if after.image != before.image {
                 changes.container.insert("image".to_owned(), json!(after.image));
             }
-            annotations.push((ODOO_VERSION.to_owned(), after.odoo_version.map(|version| version.to_string())));
-            labels.push((VERSION.to_owned(), after.effective_version().map(|version| version.to_string())));
+            annotations.push((
+                ODOO_VERSION.to_owned(),
+                after.odoo_version.map(|version| version.to_string()),
+            ));
+            labels.push((
+                VERSION.to_owned(),
+                after.effective_version().map(|version| version.to_string()),
+            ));
         }
         if (change.cpu.is_some() || change.memory.is_some()) && after.resources != before.resources {
-            changes.container.insert("resources".to_owned(), resources(&self.config, &after));
+            changes
+                .container
+                .insert("resources".to_owned(), resources(&self.config, &after));
             let (key, value) = default_requests(&self.config, &after);
             annotations.push((key.to_owned(), value));
         }
@@ -144,8 +159,12 @@ impl Inner {
         }
         if change.probes.is_some() && after.probes != before.probes {
             let rendered = Rendered::of(&after.probes);
-            changes.container.insert("startupProbe".to_owned(), replaced(rendered.startup));
-            changes.container.insert("readinessProbe".to_owned(), replaced(rendered.readiness));
+            changes
+                .container
+                .insert("startupProbe".to_owned(), replaced(rendered.startup));
+            changes
+                .container
+                .insert("readinessProbe".to_owned(), replaced(rendered.readiness));
             let liveness = rendered.liveness.map_or(Value::Null, replaced);
             changes.container.insert("livenessProbe".to_owned(), liveness);
             let recorded = probe_annotations(&after.probes);
@@ -163,8 +182,10 @@ impl Inner {
             };
             if Some(size) != requested(claim) {
                 if claim.spec.storage_class_name.as_deref().unwrap_or_default().is_empty() {
-                    return Err(Error::unsupported("storage", "the volume of an adopted directory cannot grow")
-                        .with_advice("change the quota of the directory itself"));
+                    return Err(
+                        Error::unsupported("storage", "the volume of an adopted directory cannot grow")
+                            .with_advice("change the quota of the directory itself"),
+                    );
                 }
                 changes.storage = Some(size);
             }
@@ -175,7 +196,9 @@ impl Inner {
             let recorded = route_annotations(&after, &hosts);
             annotations.extend(recorded.into_iter().map(|(key, value)| (key.to_owned(), value)));
             let present = deployment.metadata.labels.iter().flatten();
-            let old = present.filter(|(key, _)| key.starts_with(HOST_PREFIX)).map(|(key, _)| (key.clone(), None));
+            let old = present
+                .filter(|(key, _)| key.starts_with(HOST_PREFIX))
+                .map(|(key, _)| (key.clone(), None));
             labels.extend(old);
             for host in &hosts {
                 let key = host_label(host.as_str());
@@ -191,10 +214,14 @@ impl Inner {
             annotations.push((TRANSITION.to_owned(), Some(Transition::Update.as_str().to_owned())));
         }
         if !annotations.is_empty() {
-            changes.metadata.insert("annotations".to_owned(), Value::Object(patch_of(annotations)));
+            changes
+                .metadata
+                .insert("annotations".to_owned(), Value::Object(patch_of(annotations)));
         }
         if !labels.is_empty() {
-            changes.metadata.insert("labels".to_owned(), Value::Object(patch_of(labels)));
+            changes
+                .metadata
+                .insert("labels".to_owned(), Value::Object(patch_of(labels)));
         }
         changes.before = Some(before);
         changes.after = Some(after);
@@ -269,7 +296,11 @@ impl Inner {
         let (old, new) = (&before.metadata, &after.metadata);
         let restore = |old: &Option<std::collections::BTreeMap<String, String>>,
                        new: &Option<std::collections::BTreeMap<String, String>>| {
-            let keys = old.iter().flatten().chain(new.iter().flatten()).map(|(key, _)| key.clone());
+            let keys = old
+                .iter()
+                .flatten()
+                .chain(new.iter().flatten())
+                .map(|(key, _)| key.clone());
             let value = |key: &String| old.as_ref().and_then(|old| old.get(key).cloned());
             patch_of(keys.map(|key| (key.clone(), value(&key))))
         };
@@ -286,7 +317,9 @@ impl Inner {
     async fn patch_deployment(&self, deployment: &DeploymentView, mut patch: Value) -> Result<DeploymentView> {
         patch["metadata"]["uid"] = json!(deployment.uid());
         patch["metadata"]["resourceVersion"] = json!(deployment.version());
-        self.wire.patch(&DEPLOYMENT, deployment.name(), Merge::Strategic, &patch).await
+        self.wire
+            .patch(&DEPLOYMENT, deployment.name(), Merge::Strategic, &patch)
+            .await
     }
 
     pub(crate) async fn set_power(self: &Arc<Self>, id: InstanceId, power: Power) -> Result<Instance> {
@@ -308,7 +341,9 @@ impl Inner {
         if power == Power::Start {
             if live.claim.is_none() {
                 let claim = data_claim(&live.deployment, &self.config.data_path);
-                let claim = claim.or_else(|| live.deployment.annotation(CLAIM_ANNOTATION)).unwrap_or("(unknown)");
+                let claim = claim
+                    .or_else(|| live.deployment.annotation(CLAIM_ANNOTATION))
+                    .unwrap_or("(unknown)");
                 return Err(storage_missing(claim));
             }
             // The old process writes to the data until it has ended.
@@ -358,15 +393,17 @@ impl Inner {
 /// The selector of a Deployment's pods, as a list takes it.
 pub(crate) fn selector_text(deployment: &DeploymentView) -> String {
     let labels = deployment.spec.selector.match_labels.iter();
-    labels.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// What a change of power writes; `None` when the instance is like that already.
 pub(crate) fn power_patch(facts: &Facts, power: Power) -> Result<Option<Value>> {
     let suspended = facts.hold == Some(Hold::Suspended);
-    let refuse = |why: &str, advice: &str| {
-        Err(Error::new(ErrorKind::NotAllowed, why.to_owned()).with_advice(advice.to_owned()))
-    };
+    let refuse =
+        |why: &str, advice: &str| Err(Error::new(ErrorKind::NotAllowed, why.to_owned()).with_advice(advice.to_owned()));
     let metadata = |annotations: Value| json!({ "annotations": annotations });
     Ok(match power {
         Power::Start | Power::Restart if suspended => return refuse("the instance is suspended", "resume it first"),
@@ -395,6 +432,15 @@ pub(crate) fn power_patch(facts: &Facts, power: Power) -> Result<Option<Value>> 
 
 fn deployment_patch(live: &Live, changes: &Changes) -> Value {
     let mut patch = json!({ "metadata": changes.metadata });
+    if !changes.restarts() {
+        // The server raises the generation for annotations too; the controller has nothing to do then.
+        let generation = live.deployment.metadata.generation.unwrap_or_default();
+        let from = match quiet(&live.deployment) {
+            Some((from, to)) if to == generation => from,
+            _ => generation,
+        };
+        patch["metadata"]["annotations"][QUIET] = json!(format!("{from}-{}", generation + 1));
+    }
     if changes.restarts() {
         let mut container = changes.container.clone();
         let name = main_container(&live.deployment).map_or("", |container| container.name.as_str());
@@ -406,14 +452,17 @@ fn deployment_patch(live: &Live, changes: &Changes) -> Value {
 
 /// The variables to set and to remove, without those that are as asked.
 fn env_patch(deployment: &DeploymentView, change: &InstanceChange) -> Vec<Value> {
-    let present = main_container(deployment).map(|container| container.env.as_slice()).unwrap_or_default();
+    let present = main_container(deployment)
+        .map(|container| container.env.as_slice())
+        .unwrap_or_default();
     let mut patch = Vec::new();
     for (name, value) in &change.environment {
         let old = present.iter().find(|variable| variable.name == name.as_str());
         match (value, old) {
             (None, None) => {}
             (None, Some(_)) => patch.push(json!({"name": name, "$patch": "delete"})),
-            (Some(value), Some(old)) if old.value.as_deref().unwrap_or_default() == value && old.value_from.is_none() => {}
+            (Some(value), Some(old))
+                if old.value.as_deref().unwrap_or_default() == value && old.value_from.is_none() => {}
             (Some(value), Some(old)) if old.value_from.is_some() => {
                 patch.push(json!({"name": name, "value": value, "valueFrom": null}));
             }
@@ -436,7 +485,11 @@ pub(crate) fn contains(present: &Value, wanted: &Value) -> bool {
             .iter()
             .all(|(key, value)| present.get(key).is_some_and(|present| contains(present, value))),
         (Value::Array(present), Value::Array(wanted)) => {
-            present.len() == wanted.len() && present.iter().zip(wanted).all(|(present, wanted)| contains(present, wanted))
+            present.len() == wanted.len()
+                && present
+                    .iter()
+                    .zip(wanted)
+                    .all(|(present, wanted)| contains(present, wanted))
         }
         _ => present == wanted,
     }

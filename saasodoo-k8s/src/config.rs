@@ -381,18 +381,27 @@ impl KubernetesConfig {
             return bad("namespace", format!("{:?} is not a DNS label", self.common.namespace));
         }
         if !dns(&self.common.storage_class) {
-            return bad("storage_class", format!("{:?} is not a name", self.common.storage_class));
+            return bad(
+                "storage_class",
+                format!("{:?} is not a name", self.common.storage_class),
+            );
         }
         let modes = ["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
         if !modes.contains(&self.access_mode.as_str()) {
-            return bad("access_mode", format!("{:?} is none of {}", self.access_mode, modes.join(", ")));
+            return bad(
+                "access_mode",
+                format!("{:?} is none of {}", self.access_mode, modes.join(", ")),
+            );
         }
         if !absolute(&self.data_path) || self.data_path == "/" {
             return bad("data_path", format!("{:?} is not an absolute path", self.data_path));
         }
         let manager = &self.field_manager;
         if manager.is_empty() || manager.len() > 128 || !manager.bytes().all(|b| b.is_ascii_graphic()) {
-            return bad("field_manager", format!("{manager:?} is not 1 to 128 printable characters"));
+            return bad(
+                "field_manager",
+                format!("{manager:?} is not 1 to 128 printable characters"),
+            );
         }
         if self.request_ratio.cpu_percent > 100 || self.request_ratio.memory_percent > 100 {
             return bad("request_ratio", "is more than the limit".to_owned());
@@ -425,7 +434,9 @@ mod tests {
 
     #[test]
     fn the_defaults_are_valid_and_bad_values_name_their_field() {
-        KubernetesConfig::new(Config::default()).validate().expect("the defaults");
+        KubernetesConfig::new(Config::default())
+            .validate()
+            .expect("the defaults");
         type Change = fn(&mut KubernetesConfig);
         let cases: &[(&str, Change)] = &[
             ("namespace", |c| c.common.namespace = "a/../b".to_owned()),
@@ -439,13 +450,23 @@ mod tests {
             ("adoption", |c| {
                 c.adoption = Some(AdoptionSource::HostPath { root: "mnt".to_owned() });
             }),
-            ("pod_security.capabilities", |c| c.pod_security.capabilities = vec!["all caps".to_owned()]),
+            ("pod_security.capabilities", |c| {
+                c.pod_security.capabilities = vec!["all caps".to_owned()]
+            }),
             ("routing.entry_points", |c| {
-                c.routing = Routing::Traefik { entry_points: vec![], tls: None, middlewares: vec![] };
+                c.routing = Routing::Traefik {
+                    entry_points: vec![],
+                    tls: None,
+                    middlewares: vec![],
+                };
             }),
             ("routing.tls", |c| {
                 let tls = Some(RoutingTls::CertResolver("le".to_owned()));
-                c.routing = Routing::Ingress { class: None, tls, annotations: BTreeMap::new() };
+                c.routing = Routing::Ingress {
+                    class: None,
+                    tls,
+                    annotations: BTreeMap::new(),
+                };
             }),
         ];
         for (field, change) in cases {

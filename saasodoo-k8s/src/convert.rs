@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
-use saasodoo_core::{Bytes, Cpu, DataPath, Host, InstanceSpec, LabelKey, LabelValue, ObjectName, Probes, Secret, Transition};
+use saasodoo_core::{
+    Bytes, Cpu, DataPath, Host, InstanceSpec, LabelKey, LabelValue, ObjectName, Probes, Secret, Transition,
+};
 use serde_json::{Map, Value, json};
 
 use crate::config::{AdoptionSource, KubernetesConfig};
@@ -14,7 +16,7 @@ use crate::names::{
     ODOO_VERSION, SECRET_PATH, SECRET_VOLUME, SHORT_ID, STARTUP_SECONDS, STORAGE, SUBDOMAIN, TRANSITION, VERSION,
     WEBSOCKET_PORT, hash, host_label,
 };
-use crate::observe::{rounded, secret_path};
+
 use crate::wire::{CLAIM as CLAIM_KIND, DEPLOYMENT, Kind, NETWORK_POLICY, SECRET, SERVICE, VOLUME};
 
 type Texts = BTreeMap<String, String>;
@@ -168,7 +170,9 @@ impl Blueprint<'_> {
         }
         if !spec.scheduling.tolerations.is_empty() {
             let tolerations = spec.scheduling.tolerations.iter();
-            pod["tolerations"] = tolerations.map(|key| json!({"key": key, "operator": "Exists"})).collect();
+            pod["tolerations"] = tolerations
+                .map(|key| json!({"key": key, "operator": "Exists"}))
+                .collect();
         }
         if let Some(class) = &spec.scheduling.priority_class {
             pod["priorityClassName"] = json!(class);
@@ -415,11 +419,14 @@ fn environment(spec: &InstanceSpec) -> Vec<Value> {
         if let Some(user) = &database.user {
             set("ODOO_DATABASE_USER", user);
         }
-        set("ODOO_DATABASE_PASSWORD_FILE", &secret_path(DATABASE_PASSWORD_KEY));
+        set(
+            "ODOO_DATABASE_PASSWORD_FILE",
+            &format!("{SECRET_PATH}/{DATABASE_PASSWORD_KEY}"),
+        );
     }
     if let Some(admin) = &spec.admin {
         set("ODOO_EMAIL", &admin.email);
-        set("ODOO_PASSWORD_FILE", &secret_path(ADMIN_PASSWORD_KEY));
+        set("ODOO_PASSWORD_FILE", &format!("{SECRET_PATH}/{ADMIN_PASSWORD_KEY}"));
     }
     set("ODOO_LOAD_DEMO_DATA", if spec.demo_data { "yes" } else { "no" });
     for (name, value) in &spec.environment {
@@ -491,7 +498,7 @@ pub(crate) fn route_annotations(spec: &InstanceSpec, hosts: &[Host]) -> Vec<(&'s
 
 /// The annotations of the probes.
 pub(crate) fn probe_annotations(probes: &Probes) -> Vec<(&'static str, Option<String>)> {
-    let exact = rounded(probes.startup_seconds, probes.period_seconds) == probes.startup_seconds;
+    let exact = startup_budget(probes) == probes.startup_seconds;
     vec![(STARTUP_SECONDS, (!exact).then(|| probes.startup_seconds.to_string()))]
 }
 
@@ -511,21 +518,33 @@ pub(crate) struct Rendered {
 
 impl Rendered {
     pub(crate) fn of(probes: &Probes) -> Self {
-        let probe = |failures: u16| {
+        let probe = |period: u16, failures: u16| {
             json!({
                 "httpGet": {"path": probes.path, "port": HTTP_PORT, "scheme": "HTTP"},
-                "periodSeconds": probes.period_seconds,
+                "periodSeconds": period,
                 "timeoutSeconds": 5,
                 "failureThreshold": failures,
             })
         };
+        let (period, startup) = (probes.period_seconds, startup_period(probes.period_seconds));
         Self {
-            startup: probe(probes.startup_seconds.div_ceil(probes.period_seconds.max(1))),
-            readiness: probe(3),
+            startup: probe(startup, probes.startup_seconds.div_ceil(startup)),
+            readiness: probe(period, 3),
             // Slower to judge than readiness: a restart costs the tenant more than a minute without traffic.
-            liveness: probes.liveness.then(|| probe(6)),
+            liveness: probes.liveness.then(|| probe(period, 6)),
         }
     }
+}
+
+/// How often a start is asked about: a tenant waits for it, and it does not last.
+fn startup_period(period: u16) -> u16 {
+    period.clamp(1, 3)
+}
+
+/// The seconds that a start gets: a whole number of questions.
+pub(crate) fn startup_budget(probes: &Probes) -> u16 {
+    let period = startup_period(probes.period_seconds);
+    probes.startup_seconds.div_ceil(period).saturating_mul(period)
 }
 
 fn capabilities(config: &KubernetesConfig) -> Value {

@@ -11,8 +11,8 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use kube::api::PropagationPolicy;
 use saasodoo_core::{
-    CreateOptions, DataPath, DataPolicy, EnsureOutcome, Ensured, Error, ErrorKind, Host, InstanceId, InstanceSpec, Result,
-    Retry,
+    CreateOptions, DataPath, DataPolicy, EnsureOutcome, Ensured, Error, ErrorKind, Host, InstanceId, InstanceSpec,
+    Result, Retry,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -27,7 +27,8 @@ use crate::read::{Live, of_instance};
 use crate::route::{RouteView, kind as route_kind};
 use crate::views::{ClaimView, DeploymentView, View};
 use crate::wire::{
-    CLAIM, DEPLOYMENT, Kind, Merge, NETWORK_POLICY, SECRET, SERVICE, STORAGE_CLASS, Stub, VOLUME, bounded, detached, poll,
+    CLAIM, DEPLOYMENT, Kind, Merge, NETWORK_POLICY, SECRET, SERVICE, STORAGE_CLASS, Stub, VOLUME, bounded, detached,
+    poll,
 };
 
 /// How long a storage class that was seen is taken to be there.
@@ -195,7 +196,10 @@ impl Inner {
             }
             Data::Retained => self.check_retained(spec, retained.as_ref(), &claims)?,
             Data::Directory(_) => {
-                if let Some(claim) = claims.iter().find(|claim| claim.annotation(DATA) != Some(&blueprint.data)) {
+                if let Some(claim) = claims
+                    .iter()
+                    .find(|claim| claim.annotation(DATA) != Some(&blueprint.data))
+                {
                     return Err(data_conflict(claim));
                 }
                 retained = claims.pop();
@@ -271,7 +275,10 @@ impl Inner {
         match size.and_then(|size| saasodoo_core::Bytes::from_kubernetes(size).ok()) {
             Some(size) if size > spec.storage => Err(Error::conflict(
                 ["storage"],
-                format!("the retained data has {size}, which is more than the {} asked for", spec.storage),
+                format!(
+                    "the retained data has {size}, which is more than the {} asked for",
+                    spec.storage
+                ),
             )
             .with_advice("ask for at least the size of the retained data: storage cannot shrink")),
             _ => Ok(()),
@@ -310,7 +317,9 @@ impl Inner {
                     Ok(claim)
                 }
                 Some(claim) => Err(data_conflict(&claim)),
-                None => Err(unexpected(format!("the claim {name} was there and is gone")).with_retry(Retry::After(None))),
+                None => {
+                    Err(unexpected(format!("the claim {name} was there and is gone")).with_retry(Retry::After(None)))
+                }
             },
         }
     }
@@ -336,7 +345,10 @@ impl Inner {
     /// Makes the volume of a directory, or takes the one that an earlier instance of this id left behind.
     async fn adopt_volume(&self, blueprint: &Blueprint<'_>, path: &DataPath, ledger: &Ledger) -> Result<String> {
         let Some(source) = &self.config.adoption else {
-            return Err(Error::unsupported("data", "this backend is not configured to adopt directories"));
+            return Err(Error::unsupported(
+                "data",
+                "this backend is not configured to adopt directories",
+            ));
         };
         let (name, volume) = blueprint.adopted_volume(source, path);
         let volume = self.amended(volume);
@@ -395,8 +407,9 @@ impl Inner {
     async fn is_owned(&self, kind: &Kind, name: &str, owner: &Owner) -> Result<()> {
         let object: Option<Value> = self.wire.get(kind, name).await?;
         let Some(object) = object else {
-            return Err(unexpected(format!("the {} {name} was there and is gone", kind.kind))
-                .with_retry(Retry::After(None)));
+            return Err(
+                unexpected(format!("the {} {name} was there and is gone", kind.kind)).with_retry(Retry::After(None))
+            );
         };
         let owners = object["metadata"]["ownerReferences"].as_array();
         if owners.is_some_and(|owners| owners.iter().any(|other| other["uid"] == *owner.uid)) {
@@ -415,7 +428,13 @@ impl Inner {
         self.existing_or(spec, hosts, ledger, gone).await
     }
 
-    async fn existing_or(&self, spec: &InstanceSpec, hosts: &[Host], ledger: &Ledger, absent: Error) -> Result<Ensured> {
+    async fn existing_or(
+        &self,
+        spec: &InstanceSpec,
+        hosts: &[Host],
+        ledger: &Ledger,
+        absent: Error,
+    ) -> Result<Ensured> {
         let name = spec.object_name();
         let Some(deployment) = self.wire.get::<DeploymentView>(&DEPLOYMENT, name.as_str()).await? else {
             return Err(absent);
@@ -436,7 +455,12 @@ impl Inner {
         }
         let live = self.live(spec.id).await?;
         let mut observed = self.instance(&live);
-        let mut fields: Vec<String> = observed.spec.diff(spec).into_iter().map(|change| change.field).collect();
+        let mut fields: Vec<String> = observed
+            .spec
+            .diff(spec)
+            .into_iter()
+            .map(|change| change.field)
+            .collect();
         // A claim that is not there says nothing about its size.
         if live.claim.is_none() {
             fields.retain(|field| field != "storage");
@@ -466,7 +490,9 @@ impl Inner {
         let claim = data_claim(&live.deployment, &self.config.data_path).unwrap_or_default();
         let last = Mutex::new(Vec::new());
         poll(limit, || async {
-            let reads = kinds.iter().map(|kind| async move { self.wire.get::<Stub>(kind, name).await });
+            let reads = kinds
+                .iter()
+                .map(|kind| async move { self.wire.get::<Stub>(kind, name).await });
             let (objects, claim) = futures::join!(join_all(reads), self.wire.get::<Stub>(&CLAIM, claim));
             let mut missing = Vec::new();
             for (kind, object) in kinds.iter().zip(objects) {
@@ -501,7 +527,9 @@ impl Inner {
             spec,
             name: spec.object_name(),
             hosts,
-            claim: data_claim(deployment, &self.config.data_path).unwrap_or_default().to_owned(),
+            claim: data_claim(deployment, &self.config.data_path)
+                .unwrap_or_default()
+                .to_owned(),
             creation: &ledger.creation,
             data: recorded.clone(),
             stopped: false,
@@ -514,7 +542,9 @@ impl Inner {
             return Err(host_conflict(&host, &owner));
         }
         if missing.contains(&CLAIM) {
-            let path = recorded.strip_prefix("directory:").and_then(|path| path.parse::<DataPath>().ok());
+            let path = recorded
+                .strip_prefix("directory:")
+                .and_then(|path| path.parse::<DataPath>().ok());
             let data = match path {
                 // The directory is where it was: a new claim leads to the same data.
                 Some(path) => Data::Directory(path),
@@ -590,7 +620,8 @@ impl Inner {
             let other = owners.into_iter().find(|owner| {
                 let listed = owner.metadata.annotations.get(HOSTS).map_or("", String::as_str);
                 let another = owner.metadata.labels.get(FULL_ID) != Some(&id.to_string());
-                another && owner.metadata.name != own_route.unwrap_or_default()
+                another
+                    && owner.metadata.name != own_route.unwrap_or_default()
                     && listed.split(',').any(|other| other == host.as_str())
             });
             Ok(other.map(|owner| (host.clone(), owner.metadata.name)))
@@ -600,7 +631,9 @@ impl Inner {
                 return Ok(None);
             };
             let routes: Vec<RouteView> = self.wire.list(&kind, &format!("!{FULL_ID}")).await?;
-            let mut others = routes.iter().filter(|route| Some(route.metadata.name.as_str()) != own_route);
+            let mut others = routes
+                .iter()
+                .filter(|route| Some(route.metadata.name.as_str()) != own_route);
             Ok::<_, Error>(others.find_map(|route| {
                 let claimed = route.hosts();
                 let host = hosts.iter().find(|host| claimed.contains(host))?;
@@ -639,9 +672,7 @@ impl Inner {
             match self.wire.create::<Value>(&kind, object).await {
                 Ok(made) => return made_of(ledger, kind, name, made),
                 // A quota's own bookkeeping ran into another request; nothing was made.
-                Err(error)
-                    if error.kind() == ErrorKind::Conflict && error.retry() != Retry::Never && attempts < 4 =>
-                {
+                Err(error) if error.kind() == ErrorKind::Conflict && error.retry() != Retry::Never && attempts < 4 => {
                     sleep(crate::wire::jittered(Duration::from_millis(200))).await;
                 }
                 Err(error) => break error,

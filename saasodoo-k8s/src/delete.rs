@@ -34,10 +34,16 @@ impl Inner {
     /// What can be said about a token without asking the server.
     fn check_token(&self, id: InstanceId, token: &PurgeToken) -> Result<()> {
         if token.backend() != BackendKind::Kubernetes || !token.instance().matches(id) {
-            return Err(Error::conflict(["purge"], "the token is for another instance or backend"));
+            return Err(Error::conflict(
+                ["purge"],
+                "the token is for another instance or backend",
+            ));
         }
         if self.config.common.retain_storage {
-            return Err(Error::unsupported("purge", "the configuration keeps all data (RETAIN_STORAGE)"));
+            return Err(Error::unsupported(
+                "purge",
+                "the configuration keeps all data (RETAIN_STORAGE)",
+            ));
         }
         Ok(())
     }
@@ -59,7 +65,11 @@ impl Inner {
             self.cache.deleted(self.instance(&live).id);
         }
         let Some(doomed) = doomed else {
-            return Ok(if existed { Deleted::done(retained, Vec::new()) } else { Deleted::already_gone() });
+            return Ok(if existed {
+                Deleted::done(retained, Vec::new())
+            } else {
+                Deleted::already_gone()
+            });
         };
         let purged = self.purge(&doomed).await?;
         if purged.is_empty() && !existed {
@@ -95,7 +105,9 @@ impl Inner {
     async fn delete_workload(&self, live: &Live) -> Result<()> {
         let deployment = &live.deployment;
         let (name, uid) = (deployment.name(), deployment.uid());
-        self.wire.delete(&DEPLOYMENT, name, uid, PropagationPolicy::Foreground).await?;
+        self.wire
+            .delete(&DEPLOYMENT, name, uid, PropagationPolicy::Foreground)
+            .await?;
         let limit = self.wire.deadlines.termination;
         let selector = selector_text(deployment);
         let pods = async {
@@ -137,7 +149,11 @@ impl Inner {
         let Some(object) = object else { return Ok(()) };
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
         if !leads_to(&object, deployment) {
-            tracing::warn!(kind = kind.kind, name, "left alone: it has the instance's name and is not its own");
+            tracing::warn!(
+                kind = kind.kind,
+                name,
+                "left alone: it has the instance's name and is not its own"
+            );
             return Ok(());
         }
         self.wire.delete(kind, name, uid, PropagationPolicy::Background).await?;
@@ -155,7 +171,9 @@ impl Inner {
         }
         let mut doomed = Vec::new();
         for claim in claims {
-            let adopted = claim.annotation(DATA).is_some_and(|data| data.starts_with("directory:"));
+            let adopted = claim
+                .annotation(DATA)
+                .is_some_and(|data| data.starts_with("directory:"));
             let identity = ObjectIdentity::new(CLAIM.kind, claim.name(), claim.uid());
             doomed.push(Doomed { kind: CLAIM, identity });
             let volume = claim.spec.volume_name.as_deref().unwrap_or_default();
@@ -187,7 +205,10 @@ impl Inner {
         if let Some(new) = doomed.iter().find(|object| !token.objects().contains(&object.identity)) {
             return Err(Error::conflict(
                 ["purge"],
-                format!("{} is not in the token: the data has been replaced since the plan", new.identity),
+                format!(
+                    "{} is not in the token: the data has been replaced since the plan",
+                    new.identity
+                ),
             )
             .with_advice("make a new plan, and look at it"));
         }
@@ -202,7 +223,10 @@ impl Inner {
                 other => other?,
             };
             if volume.is_some_and(|volume| volume.metadata.uid == object.uid) {
-                left.push(Doomed { kind: VOLUME, identity: object.clone() });
+                left.push(Doomed {
+                    kind: VOLUME,
+                    identity: object.clone(),
+                });
             }
         }
         Ok(left)
@@ -218,7 +242,9 @@ impl Inner {
                 if kind == VOLUME {
                     self.release(name, uid).await?;
                 }
-                self.wire.delete(&kind, name, uid, PropagationPolicy::Background).await?;
+                self.wire
+                    .delete(&kind, name, uid, PropagationPolicy::Background)
+                    .await?;
                 self.until_gone(&kind, name, uid, limit).await?;
                 purged.push(object.identity.clone());
             }
@@ -243,11 +269,16 @@ impl Inner {
             let volume: Option<Value> = self.wire.get(&VOLUME, name).await?;
             let there = volume.filter(|volume| volume["metadata"]["uid"] == *uid);
             // Failed: the provisioner cannot, and will not.
-            Ok(there.is_none_or(|volume| volume["status"]["phase"] == "Failed").then_some(()))
+            Ok(there
+                .is_none_or(|volume| volume["status"]["phase"] == "Failed")
+                .then_some(()))
         })
         .await?;
         if gone.is_none() {
-            tracing::warn!(name, "the provisioner has not deleted the volume; its object is deleted without it");
+            tracing::warn!(
+                name,
+                "the provisioner has not deleted the volume; its object is deleted without it"
+            );
         }
         Ok(())
     }

@@ -86,6 +86,16 @@ pub(crate) fn is_missing_kind(status: &Status) -> bool {
             || status.message.is_empty())
 }
 
+/// The server does not know a kind of objects.
+pub(crate) fn missing_kind(what: &str) -> Error {
+    Error::new(
+        ErrorKind::MissingPrerequisite,
+        format!("the server has no such kind of objects: {what}"),
+    )
+    .with_advice("install the custom resource definitions that the configuration asks for, such as Traefik's")
+    .with_backend(BackendKind::Kubernetes)
+}
+
 fn status_error(status: &Status, effect: Effect) -> Error {
     let message = if status.message.is_empty() {
         format!("the server answered {} {}", status.code, status.reason)
@@ -107,17 +117,18 @@ fn status_error(status: &Status, effect: Effect) -> Error {
         401 => Error::new(ErrorKind::Unauthorized, message)
             .with_advice("renew the credentials: a token or client certificate is missing, wrong or expired"),
         403 if says("exceeded quota") || says("usage per Container") || says("usage per Pod") => {
-            Error::new(ErrorKind::QuotaExceeded, message).with_advice("raise the quota of the namespace, or ask for less")
+            Error::new(ErrorKind::QuotaExceeded, message)
+                .with_advice("raise the quota of the namespace, or ask for less")
         }
         403 if says("usage per PersistentVolumeClaim") => Error::new(ErrorKind::QuotaExceeded, message),
-        403 if says("can be resized") => Error::unsupported("storage", message)
-            .with_advice("use a storage class with allowVolumeExpansion"),
+        403 if says("can be resized") => {
+            Error::unsupported("storage", message).with_advice("use a storage class with allowVolumeExpansion")
+        }
         403 if says("because it is being terminated") => Error::new(ErrorKind::MissingPrerequisite, message)
             .with_advice("the namespace is being deleted: wait, and create it again"),
         403 => Error::new(ErrorKind::Forbidden, message)
             .with_advice("give the service account the role that `saasodoo_k8s::rbac_yaml` prints"),
-        404 if is_missing_kind(status) => Error::new(ErrorKind::MissingPrerequisite, message)
-            .with_advice("install the custom resource definitions that the configuration asks for, such as Traefik's"),
+        404 if is_missing_kind(status) => missing_kind(message.trim()),
         404 if says("namespaces \"") => {
             Error::new(ErrorKind::MissingPrerequisite, message).with_advice("create the namespace")
         }
@@ -131,9 +142,7 @@ fn status_error(status: &Status, effect: Effect) -> Error {
         429 => Error::new(ErrorKind::Throttled, message).with_retry(Retry::After(wait)),
         408 | 504 => Error::new(ErrorKind::Timeout, message).with_retry(unknown_outcome(effect, wait)),
         500 if says("exceeded quota") => Error::new(ErrorKind::QuotaExceeded, message),
-        500 | 502 | 503 => {
-            Error::new(ErrorKind::Unavailable, message).with_retry(unknown_outcome(effect, wait))
-        }
+        500 | 502 | 503 => Error::new(ErrorKind::Unavailable, message).with_retry(unknown_outcome(effect, wait)),
         _ => unexpected(format!("the server answered {}: {message}", status.code)),
     }
 }
@@ -228,35 +237,162 @@ mod tests {
         use ErrorKind as K;
         let after = |seconds: Option<u64>| Retry::After(seconds.map(Duration::from_secs));
         let cases = [
-            (400, "BadRequest", "the body is bad", Write, K::InvalidInput, Retry::Never),
+            (
+                400,
+                "BadRequest",
+                "the body is bad",
+                Write,
+                K::InvalidInput,
+                Retry::Never,
+            ),
             (401, "Unauthorized", "Unauthorized", Read, K::Unauthorized, Retry::Never),
-            (403, "Forbidden", "deployments.apps is forbidden: User \"x\" cannot list", Read, K::Forbidden, Retry::Never),
-            (403, "Forbidden", "pods \"x\" is forbidden: exceeded quota: compute", Write, K::QuotaExceeded, Retry::Never),
-            (403, "Forbidden", "persistentvolumeclaims \"x\" is forbidden: maximum storage usage per PersistentVolumeClaim is 5Gi",
-                Write, K::QuotaExceeded, Retry::Never),
-            (403, "Forbidden", "only dynamically provisioned pvc can be resized and the storageclass must support resize",
-                Write, K::Unsupported, Retry::Never),
-            (403, "Forbidden", "unable to create new content in namespace x because it is being terminated",
-                Write, K::MissingPrerequisite, Retry::Never),
-            (404, "NotFound", "the server could not find the requested resource", Write, K::MissingPrerequisite, Retry::Never),
-            (404, "NotFound", "namespaces \"x\" not found", Write, K::MissingPrerequisite, Retry::Never),
-            (404, "NotFound", "deployments.apps \"x\" not found", Read, K::NotFound, Retry::Never),
-            (409, "AlreadyExists", "deployments.apps \"x\" already exists", Write, K::Conflict, Retry::Never),
-            (409, "Conflict", "the object has been modified", Write, K::Conflict, after(None)),
-            (410, "Expired", "too old resource version", Read, K::Unavailable, after(None)),
-            (422, "Invalid", "spec.x: Invalid value", Write, K::InvalidInput, Retry::Never),
+            (
+                403,
+                "Forbidden",
+                "deployments.apps is forbidden: User \"x\" cannot list",
+                Read,
+                K::Forbidden,
+                Retry::Never,
+            ),
+            (
+                403,
+                "Forbidden",
+                "pods \"x\" is forbidden: exceeded quota: compute",
+                Write,
+                K::QuotaExceeded,
+                Retry::Never,
+            ),
+            (
+                403,
+                "Forbidden",
+                "persistentvolumeclaims \"x\" is forbidden: maximum storage usage per PersistentVolumeClaim is 5Gi",
+                Write,
+                K::QuotaExceeded,
+                Retry::Never,
+            ),
+            (
+                403,
+                "Forbidden",
+                "only dynamically provisioned pvc can be resized and the storageclass must support resize",
+                Write,
+                K::Unsupported,
+                Retry::Never,
+            ),
+            (
+                403,
+                "Forbidden",
+                "unable to create new content in namespace x because it is being terminated",
+                Write,
+                K::MissingPrerequisite,
+                Retry::Never,
+            ),
+            (
+                404,
+                "NotFound",
+                "the server could not find the requested resource",
+                Write,
+                K::MissingPrerequisite,
+                Retry::Never,
+            ),
+            (
+                404,
+                "NotFound",
+                "namespaces \"x\" not found",
+                Write,
+                K::MissingPrerequisite,
+                Retry::Never,
+            ),
+            (
+                404,
+                "NotFound",
+                "deployments.apps \"x\" not found",
+                Read,
+                K::NotFound,
+                Retry::Never,
+            ),
+            (
+                409,
+                "AlreadyExists",
+                "deployments.apps \"x\" already exists",
+                Write,
+                K::Conflict,
+                Retry::Never,
+            ),
+            (
+                409,
+                "Conflict",
+                "the object has been modified",
+                Write,
+                K::Conflict,
+                after(None),
+            ),
+            (
+                410,
+                "Expired",
+                "too old resource version",
+                Read,
+                K::Unavailable,
+                after(None),
+            ),
+            (
+                422,
+                "Invalid",
+                "spec.x: Invalid value",
+                Write,
+                K::InvalidInput,
+                Retry::Never,
+            ),
             (429, "TooManyRequests", "slow down", Write, K::Throttled, after(None)),
-            (500, "InternalError", "etcdserver: leader changed", Read, K::Unavailable, after(None)),
-            (500, "InternalError", "etcdserver: leader changed", Write, K::Unavailable, Retry::OutcomeUnknown),
-            (503, "ServiceUnavailable", "overloaded", Read, K::Unavailable, after(None)),
-            (503, "ServiceUnavailable", "overloaded", Write, K::Unavailable, Retry::OutcomeUnknown),
+            (
+                500,
+                "InternalError",
+                "etcdserver: leader changed",
+                Read,
+                K::Unavailable,
+                after(None),
+            ),
+            (
+                500,
+                "InternalError",
+                "etcdserver: leader changed",
+                Write,
+                K::Unavailable,
+                Retry::OutcomeUnknown,
+            ),
+            (
+                503,
+                "ServiceUnavailable",
+                "overloaded",
+                Read,
+                K::Unavailable,
+                after(None),
+            ),
+            (
+                503,
+                "ServiceUnavailable",
+                "overloaded",
+                Write,
+                K::Unavailable,
+                Retry::OutcomeUnknown,
+            ),
             (504, "Timeout", "request timed out", Read, K::Timeout, after(None)),
-            (504, "Timeout", "request timed out", Write, K::Timeout, Retry::OutcomeUnknown),
+            (
+                504,
+                "Timeout",
+                "request timed out",
+                Write,
+                K::Timeout,
+                Retry::OutcomeUnknown,
+            ),
             (418, "Teapot", "no coffee", Read, K::Unexpected, Retry::Never),
         ];
         for (code, reason, message, effect, kind, retry) in cases {
             let error = classified(status(code, reason, message), effect);
-            assert_eq!((error.kind(), error.retry()), (kind, retry), "{code} {message}: {error}");
+            assert_eq!(
+                (error.kind(), error.retry()),
+                (kind, retry),
+                "{code} {message}: {error}"
+            );
             assert!(error.message().contains(message), "{error}");
             assert_eq!(error.backend(), Some(BackendKind::Kubernetes));
         }
@@ -265,7 +401,10 @@ mod tests {
     #[test]
     fn the_servers_wait_is_kept() {
         let mut throttled = status(429, "TooManyRequests", "slow down");
-        throttled.details = Some(StatusDetails { retry_after_seconds: 7, ..details() });
+        throttled.details = Some(StatusDetails {
+            retry_after_seconds: 7,
+            ..details()
+        });
         let error = classified(throttled, Effect::Write);
         assert_eq!(error.retry(), Retry::After(Some(Duration::from_secs(7))));
     }
@@ -287,7 +426,10 @@ mod tests {
     #[test]
     fn a_missing_object_is_not_a_missing_kind() {
         let mut object = status(404, "NotFound", "ingressroutes.traefik.io \"x\" not found");
-        object.details = Some(StatusDetails { name: "x".to_owned(), ..details() });
+        object.details = Some(StatusDetails {
+            name: "x".to_owned(),
+            ..details()
+        });
         assert!(!is_missing_kind(&object));
         assert!(is_missing_kind(&status(404, "NotFound", "404 page not found\n")));
     }
@@ -298,11 +440,17 @@ mod tests {
         let error = kube::Error::Service(Box::new(refused));
         assert!(never_sent(&error));
         let error = classify(error, Effect::Write);
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::After(None)));
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Unavailable, Retry::After(None))
+        );
 
         let reset = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "connection reset");
         let error = classify(kube::Error::Service(Box::new(reset)), Effect::Write);
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::OutcomeUnknown));
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Unavailable, Retry::OutcomeUnknown)
+        );
 
         let expired = std::io::Error::other("received fatal alert: certificate_expired");
         let error = classify(kube::Error::Service(Box::new(expired)), Effect::Read);
@@ -310,7 +458,10 @@ mod tests {
 
         let late = deadline(Duration::from_secs(30), Effect::Write);
         assert_eq!((late.kind(), late.retry()), (ErrorKind::Timeout, Retry::OutcomeUnknown));
-        assert_eq!(deadline(Duration::from_secs(15), Effect::Read).retry(), Retry::After(None));
+        assert_eq!(
+            deadline(Duration::from_secs(15), Effect::Read).retry(),
+            Retry::After(None)
+        );
     }
 
     #[test]

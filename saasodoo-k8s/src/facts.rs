@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use saasodoo_core::{Cause, Exit, Facts, Hold, Transition, Unit, UnitPhase};
 
-use crate::names::{CONTAINER, HOLD, TRANSITION};
+use crate::names::{CONTAINER, HOLD, QUIET, TRANSITION};
 use crate::views::{ContainerStatusView, DeploymentView, PodView, TerminatedView, View};
 
 /// How long a pod may take to go beyond its grace period before its node counts as lost, in seconds. The server sets
@@ -36,8 +36,18 @@ pub(crate) fn facts(deployment: &DeploymentView, pods: &[&PodView], now: Timesta
 fn lags(deployment: &DeploymentView) -> bool {
     let status = &deployment.status;
     let generation = deployment.metadata.generation.unwrap_or_default();
-    let unseen = status.observed_generation.unwrap_or_default() < generation;
+    let needed = match quiet(deployment) {
+        Some((from, to)) if to == generation => from,
+        _ => generation,
+    };
+    let unseen = status.observed_generation.unwrap_or_default() < needed;
     unseen || (deployment.spec.replicas != Some(0) && status.replicas > status.updated_replicas)
+}
+
+/// The generations between which only metadata changed.
+pub(crate) fn quiet(deployment: &DeploymentView) -> Option<(i64, i64)> {
+    let (from, to) = deployment.annotation(QUIET)?.split_once('-')?;
+    Some((from.parse().ok()?, to.parse().ok()?))
 }
 
 /// Why the platform makes no pod, or gave up on a rollout.
@@ -59,8 +69,12 @@ fn obstacle(deployment: &DeploymentView) -> Option<Cause> {
 
 fn unit(pod: &PodView, image: &str, now: Timestamp) -> Unit {
     let status = &pod.status;
-    let container = status.container(CONTAINER).or_else(|| status.container_statuses.first());
-    let order = pod.created_at().map_or(0, |at| u64::try_from(at.as_second()).unwrap_or(0));
+    let container = status
+        .container(CONTAINER)
+        .or_else(|| status.container_statuses.first());
+    let order = pod
+        .created_at()
+        .map_or(0, |at| u64::try_from(at.as_second()).unwrap_or(0));
     let mut unit = Unit::new(pod.name(), order, phase(pod, container, now));
     unit.node = pod.spec.node_name.clone();
     unit.address = status.pod_ip.clone();
@@ -70,7 +84,11 @@ fn unit(pod: &PodView, image: &str, now: Timestamp) -> Unit {
         let running = container.state.running.as_ref();
         unit.started_at = running.and_then(|running| running.started_at);
         unit.restarts = u32::try_from(container.restart_count).unwrap_or(0);
-        let ended = container.state.terminated.as_ref().or(container.last_state.terminated.as_ref());
+        let ended = container
+            .state
+            .terminated
+            .as_ref()
+            .or(container.last_state.terminated.as_ref());
         unit.last_exit = ended.map(exit);
         unit.was_ready = unit.ready || answered_before(pod, unit.started_at);
     }
@@ -171,10 +189,24 @@ fn pod_reason(reason: &str, message: &str) -> Option<Cause> {
         "Evicted" | "Preempting" | "Preempted" | "NodeShutdown" | "Shutdown" | "Terminated" => {
             Cause::Evicted { message }
         }
-        "OutOfcpu" | "OutOfmemory" | "OutOfpods" | "OutOfephemeral-storage" | "NodeAffinity" | "NodeName"
-        | "NodePorts" | "NodePort" | "MatchNodeSelector" | "HostPortConflict" | "HostNetworkNotSupported"
-        | "UnexpectedAdmissionError" | "UnsupportedPodSpec" | "AppArmor" | "SysctlForbidden"
-        | "TopologyAffinityError" | "InvalidNodeInfo" | "UnknownReason" => Cause::Rejected {
+        "OutOfcpu"
+        | "OutOfmemory"
+        | "OutOfpods"
+        | "OutOfephemeral-storage"
+        | "NodeAffinity"
+        | "NodeName"
+        | "NodePorts"
+        | "NodePort"
+        | "MatchNodeSelector"
+        | "HostPortConflict"
+        | "HostNetworkNotSupported"
+        | "UnexpectedAdmissionError"
+        | "UnsupportedPodSpec"
+        | "AppArmor"
+        | "SysctlForbidden"
+        | "TopologyAffinityError"
+        | "InvalidNodeInfo"
+        | "UnknownReason" => Cause::Rejected {
             message: format!("{reason}: {message}"),
         },
         _ => Cause::Other {
@@ -185,18 +217,17 @@ fn pod_reason(reason: &str, message: &str) -> Option<Cause> {
 }
 
 /// The reason why a container waits. The usual steps of a start are no problem.
-fn waiting_reason(
-    reason: &str,
-    message: &str,
-    image: &str,
-    restarts: u32,
-    last_exit: Option<&Exit>,
-) -> Option<Cause> {
+fn waiting_reason(reason: &str, message: &str, image: &str, restarts: u32, last_exit: Option<&Exit>) -> Option<Cause> {
     let text = message.to_owned();
     Some(match reason {
         "" | "ContainerCreating" | "PodInitializing" => return None,
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
-        | "RegistryUnavailable" | "SignatureValidationFailed" => Cause::ImagePull {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed" => Cause::ImagePull {
             image: image.to_owned(),
             message: if text.is_empty() { reason.to_owned() } else { text },
         },
@@ -204,9 +235,17 @@ fn waiting_reason(
             restarts,
             last_exit: last_exit.and_then(|exit| exit.code),
         },
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PreCreateHookError"
-        | "PreStartHookError" | "PostStartHookError" | "KillContainerError" | "VerifyNonRootError"
-        | "ConfigPodSandboxError" | "CreatePodSandboxError" | "KillPodSandboxError" => Cause::Rejected {
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "PreCreateHookError"
+        | "PreStartHookError"
+        | "PostStartHookError"
+        | "KillContainerError"
+        | "VerifyNonRootError"
+        | "ConfigPodSandboxError"
+        | "CreatePodSandboxError"
+        | "KillPodSandboxError" => Cause::Rejected {
             message: format!("{reason}: {text}"),
         },
         _ => Cause::Other {

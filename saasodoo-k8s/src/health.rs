@@ -68,8 +68,16 @@ impl Inner {
                 purpose,
                 ..
             } = permission;
-            let object = if group.is_empty() { resource } else { format!("{resource}.{group}") };
-            let worse = if required { HealthState::Failed } else { HealthState::Degraded };
+            let object = if group.is_empty() {
+                resource
+            } else {
+                format!("{resource}.{group}")
+            };
+            let worse = if required {
+                HealthState::Failed
+            } else {
+                HealthState::Degraded
+            };
             match allowed {
                 Ok(true) => {}
                 Ok(false) => {

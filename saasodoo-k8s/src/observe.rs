@@ -11,10 +11,11 @@ use saasodoo_core::{
 };
 
 use crate::config::KubernetesConfig;
+use crate::convert::startup_budget;
 use crate::facts::facts;
 use crate::names::{
     ADDONS, CLAIM, CONTAINER, CUSTOM_DOMAINS, CUSTOMER, DATABASE, DATABASE_NAME, DEFAULT_REQUESTS, DISPLAY_NAME, HOSTS,
-    HTTP_PORT, ODOO_VERSION, SECRET_PATH, STARTUP_SECONDS, STORAGE, SUBDOMAIN, id_of, is_ours,
+    HTTP_PORT, ODOO_VERSION, STARTUP_SECONDS, STORAGE, SUBDOMAIN, id_of, is_ours,
 };
 use crate::views::{ClaimView, ContainerView, DeploymentView, PodView, ProbeView, View};
 
@@ -73,7 +74,9 @@ pub(crate) fn data_claim<'a>(deployment: &'a DeploymentView, data_path: &str) ->
         .flat_map(|container| &container.volume_mounts)
         .find(|mount| mount.mount_path == data_path)
         .and_then(|mount| claim_of(&mount.name));
-    mounted.or_else(|| deployment.annotation(CLAIM)).filter(|name| !name.is_empty())
+    mounted
+        .or_else(|| deployment.annotation(CLAIM))
+        .filter(|name| !name.is_empty())
 }
 
 /// The container that runs Odoo.
@@ -108,7 +111,11 @@ pub(crate) fn observe(
     let mut provenance = Provenance::live(deployment.version(), now);
     provenance.source = source;
     provenance.created_at = deployment.created_at();
-    provenance.origin = if is_ours(deployment) { Origin::Saasodoo } else { Origin::Legacy };
+    provenance.origin = if is_ours(deployment) {
+        Origin::Saasodoo
+    } else {
+        Origin::Legacy
+    };
     let name = ObjectName::existing(name).unwrap_or_else(|_| spec.object_name());
     let facts = facts(deployment, pods, now);
     Instance::observed(saasodoo_core::BackendKind::Kubernetes, name, spec, facts, provenance)
@@ -122,7 +129,10 @@ pub(crate) fn with_route_hosts(observer: &Observer, mut instance: Instance, host
     let default = instance.spec.database_name.host_label();
     let mut route = Route::default();
     for host in &hosts {
-        let label = host.as_str().strip_suffix(observer.base.as_str()).and_then(|rest| rest.strip_suffix('.'));
+        let label = host
+            .as_str()
+            .strip_suffix(observer.base.as_str())
+            .and_then(|rest| rest.strip_suffix('.'));
         match label {
             Some(label) if label == default => {}
             Some(label) if route.subdomain.is_none() => match label.parse::<Subdomain>() {
@@ -170,7 +180,11 @@ impl Reader<'_> {
         let id = match id_of(deployment) {
             Some(id) => id,
             None => {
-                self.left("id", "", "its labels do not name an instance; this is the Deployment's own UID");
+                self.left(
+                    "id",
+                    "",
+                    "its labels do not name an instance; this is the Deployment's own UID",
+                );
                 identity(deployment).unwrap_or_else(|| InstanceId::new(uuid::Uuid::nil()))
             }
         };
@@ -225,12 +239,21 @@ impl Reader<'_> {
                 ("ODOO_DATABASE_PASSWORD" | "ODOO_DATABASE_PASSWORD_FILE", _, _) => has_password = true,
                 ("ODOO_PASSWORD" | "ODOO_PASSWORD_FILE", _, _) => has_admin_password = true,
                 (
-                    "ODOO_DATABASE_HOST" | "ODOO_DATABASE_PORT_NUMBER" | "ODOO_DATABASE_PORT" | "ODOO_DATABASE_NAME"
-                    | "ODOO_DATABASE_USER" | "ODOO_EMAIL" | "ODOO_LOAD_DEMO_DATA",
+                    "ODOO_DATABASE_HOST"
+                    | "ODOO_DATABASE_PORT_NUMBER"
+                    | "ODOO_DATABASE_PORT"
+                    | "ODOO_DATABASE_NAME"
+                    | "ODOO_DATABASE_USER"
+                    | "ODOO_EMAIL"
+                    | "ODOO_LOAD_DEMO_DATA",
                     Some(value),
                     _,
                 ) => drop(known.insert(name, value.clone())),
-                (_, _, Some(_)) => self.left(&format!("environment.{name}"), "", "its value comes from another object"),
+                (_, _, Some(_)) => self.left(
+                    &format!("environment.{name}"),
+                    "",
+                    "its value comes from another object",
+                ),
                 (_, value, None) => {
                     if let Some(name) = self.parse("environment", name) {
                         spec.environment.insert(name, value.clone().unwrap_or_default());
@@ -240,10 +263,16 @@ impl Reader<'_> {
         }
         for source in &container.env_from {
             let of = source.secret_ref.as_ref().or(source.config_map_ref.as_ref());
-            self.left("environment", of.map_or("", |of| &of.name), "its variables come from another object");
+            self.left(
+                "environment",
+                of.map_or("", |of| &of.name),
+                "its variables come from another object",
+            );
         }
         // The guide's client sets a port that the image does not read.
-        let port = known.remove("ODOO_DATABASE_PORT_NUMBER").or_else(|| known.remove("ODOO_DATABASE_PORT"));
+        let port = known
+            .remove("ODOO_DATABASE_PORT_NUMBER")
+            .or_else(|| known.remove("ODOO_DATABASE_PORT"));
         if let (Some(host), Some(name)) = (known.remove("ODOO_DATABASE_HOST"), known.remove("ODOO_DATABASE_NAME")) {
             let mut database = DatabaseEndpoint::new(host, name, "", Secret::withheld());
             database.user = known.remove("ODOO_DATABASE_USER");
@@ -310,7 +339,11 @@ impl Reader<'_> {
         let mut route = Route::default();
         route.subdomain = self.annotation("route.subdomain", SUBDOMAIN);
         let custom = self.deployment.annotation(CUSTOM_DOMAINS).unwrap_or_default();
-        let custom: Vec<String> = custom.split(',').filter(|host| !host.is_empty()).map(str::to_owned).collect();
+        let custom: Vec<String> = custom
+            .split(',')
+            .filter(|host| !host.is_empty())
+            .map(str::to_owned)
+            .collect();
         route.custom_domains = custom
             .iter()
             .filter_map(|host| self.parse("route.custom_domains", host))
@@ -322,7 +355,11 @@ impl Reader<'_> {
     fn hosts(&mut self, spec: &InstanceSpec) -> Vec<Host> {
         match self.deployment.annotation(HOSTS) {
             Some(text) => {
-                let texts: Vec<String> = text.split(',').filter(|host| !host.is_empty()).map(str::to_owned).collect();
+                let texts: Vec<String> = text
+                    .split(',')
+                    .filter(|host| !host.is_empty())
+                    .map(str::to_owned)
+                    .collect();
                 texts.iter().filter_map(|host| self.parse("route", host)).collect()
             }
             None => {
@@ -336,7 +373,7 @@ impl Reader<'_> {
         let mut probes = Probes::default();
         let startup = container.startup_probe.as_ref();
         let liveness = container.liveness_probe.as_ref();
-        let main = startup.or(container.readiness_probe.as_ref()).or(liveness);
+        let main = container.readiness_probe.as_ref().or(liveness).or(startup);
         probes.liveness = liveness.is_some();
         let Some(main) = main else {
             self.left("probes", "", "there are none: a process that runs counts as ready");
@@ -355,13 +392,18 @@ impl Reader<'_> {
             u16::try_from(total).unwrap_or(u16::MAX)
         };
         let rendered = startup.or(liveness).map(budget);
-        let recorded: Option<u16> = self.deployment.annotation(STARTUP_SECONDS).and_then(|text| text.parse().ok());
+        let recorded: Option<u16> = self
+            .deployment
+            .annotation(STARTUP_SECONDS)
+            .and_then(|text| text.parse().ok());
         // The recorded value is the truth as long as the object still says what was made of it.
-        probes.startup_seconds = match (recorded, rendered) {
-            (Some(recorded), Some(rendered)) if rounded(recorded, probes.period_seconds) == rendered => recorded,
-            (_, Some(rendered)) => rendered,
-            (_, None) => probes.startup_seconds,
-        };
+        if let Some(recorded) = recorded {
+            probes.startup_seconds = recorded;
+            if rendered == Some(startup_budget(&probes)) {
+                return probes;
+            }
+        }
+        probes.startup_seconds = rendered.unwrap_or(Probes::default().startup_seconds);
         probes
     }
 
@@ -391,9 +433,10 @@ impl Reader<'_> {
         let pod = self.deployment.spec.template.spec.clone();
         let mut scheduling = Scheduling::default();
         for (key, value) in &pod.node_selector {
-            if let (Some(key), Some(value)) =
-                (self.parse("scheduling.node_selector", key), self.parse("scheduling.node_selector", value))
-            {
+            if let (Some(key), Some(value)) = (
+                self.parse("scheduling.node_selector", key),
+                self.parse("scheduling.node_selector", value),
+            ) {
                 scheduling.node_selector.insert(key, value);
             }
         }
@@ -455,14 +498,10 @@ impl Reader<'_> {
     }
 }
 
-/// What a number of seconds becomes when it is a whole number of periods.
-pub(crate) fn rounded(seconds: u16, period: u16) -> u16 {
-    let period = period.max(1);
-    seconds.div_ceil(period).saturating_mul(period)
-}
-
 fn seconds(value: Option<i32>) -> Option<u16> {
-    value.and_then(|value| u16::try_from(value).ok()).filter(|value| *value > 0)
+    value
+        .and_then(|value| u16::try_from(value).ok())
+        .filter(|value| *value > 0)
 }
 
 /// The requests that were computed when the Deployment was last written.
@@ -482,11 +521,8 @@ fn default_requests(deployment: &DeploymentView) -> (Option<Cpu>, Option<Bytes>)
 fn is_platform_label(key: &str) -> bool {
     let prefix = key.split_once('/').map(|(prefix, _)| prefix);
     matches!(key, "app" | "managed-by" | "instance-id" | "database")
-        || ["traefik.", "saasodoo.", "com.docker."].iter().any(|ours| key.starts_with(ours))
+        || ["traefik.", "saasodoo.", "com.docker."]
+            .iter()
+            .any(|ours| key.starts_with(ours))
         || prefix.is_some_and(|prefix| prefix.ends_with("kubernetes.io") || prefix.ends_with("k8s.io"))
-}
-
-/// The path of a secret in the container.
-pub(crate) fn secret_path(key: &str) -> String {
-    format!("{SECRET_PATH}/{key}")
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use saasodoo_core::{
-    BackendKind, CreateOptions, DataPolicy, Error, FieldChange, InstanceId, InstanceSpec, ObjectIdentity, Operation, Plan,
-    Power, PurgeToken, Result,
+    BackendKind, CreateOptions, DataPolicy, Error, FieldChange, InstanceId, InstanceSpec, ObjectIdentity, Operation,
+    Plan, Power, PurgeToken, Result,
 };
 
 use crate::backend::Inner;
@@ -32,7 +32,8 @@ impl Inner {
                     && (changes.touches_deployment() || self.stale_route(&live, &changes).await?)
                 {
                     // An update that was interrupted: the spec says it already, an object does not.
-                    plan.changes.push(FieldChange::new("objects", None, Some("completed".to_owned())));
+                    plan.changes
+                        .push(FieldChange::new("objects", None, Some("completed".to_owned())));
                 }
                 if let Some(hosts) = &changes.hosts {
                     let own = live.is_legacy().then(|| live.deployment.name());
@@ -67,7 +68,10 @@ impl Inner {
                 self.plan_delete(*id, &live).await
             }
             Operation::Purge(id) => self.plan_purge(*id).await,
-            _ => Err(Error::unsupported("operation", "this backend does not know the operation")),
+            _ => Err(Error::unsupported(
+                "operation",
+                "this backend does not know the operation",
+            )),
         }
     }
 
@@ -77,7 +81,13 @@ impl Inner {
         let name = spec.object_name();
         let mut plan = Plan::nothing(spec.id);
         if let Some(live) = self.find(spec.id).await? {
-            let fields: Vec<String> = self.instance(&live).spec.diff(spec).into_iter().map(|c| c.field).collect();
+            let fields: Vec<String> = self
+                .instance(&live)
+                .spec
+                .diff(spec)
+                .into_iter()
+                .map(|c| c.field)
+                .collect();
             if !fields.is_empty() {
                 return Err(Error::conflict(fields, "the instance exists with another spec"));
             }
@@ -95,9 +105,9 @@ impl Inner {
             (DataPolicy::AdoptRetained, Some(_)) => {}
             (DataPolicy::AdoptRetained, None) => return Err(no_data(spec.id)),
             (DataPolicy::AdoptDirectory(path), present) => {
-                let volume = self.volume_of(path).ok_or_else(|| {
-                    Error::unsupported("data", "this backend is not configured to adopt directories")
-                })?;
+                let volume = self
+                    .volume_of(path)
+                    .ok_or_else(|| Error::unsupported("data", "this backend is not configured to adopt directories"))?;
                 if present.is_none() {
                     creates.push((VOLUME.kind, volume));
                     creates.push((CLAIM.kind, claim));
@@ -108,15 +118,27 @@ impl Inner {
         creates.push((SECRET.kind, name.to_string()));
         creates.push((SERVICE.kind, name.to_string()));
         creates.extend(route_kind(&self.config).map(|kind| (kind.kind, name.to_string())));
-        creates.extend(self.config.network_policy.as_ref().map(|_| (NETWORK_POLICY.kind, name.to_string())));
-        plan.creates = creates.into_iter().map(|(kind, name)| format!("{kind} {name}")).collect();
+        creates.extend(
+            self.config
+                .network_policy
+                .as_ref()
+                .map(|_| (NETWORK_POLICY.kind, name.to_string())),
+        );
+        plan.creates = creates
+            .into_iter()
+            .map(|(kind, name)| format!("{kind} {name}"))
+            .collect();
         Ok(plan)
     }
 
     async fn plan_delete(&self, id: InstanceId, live: &Live) -> Result<Plan> {
         let mut plan = Plan::nothing(id);
         let deployment = &live.deployment;
-        plan.deletes.push(ObjectIdentity::new(DEPLOYMENT.kind, deployment.name(), deployment.uid()));
+        plan.deletes.push(ObjectIdentity::new(
+            DEPLOYMENT.kind,
+            deployment.name(),
+            deployment.uid(),
+        ));
         let mut kinds = vec![SERVICE];
         if !live.is_legacy() {
             kinds.push(SECRET);
@@ -127,7 +149,8 @@ impl Inner {
         for (kind, object) in kinds.iter().zip(futures::future::join_all(reads).await) {
             if let Some(object) = object? {
                 let Stub { metadata } = object;
-                plan.deletes.push(ObjectIdentity::new(kind.kind, metadata.name, metadata.uid));
+                plan.deletes
+                    .push(ObjectIdentity::new(kind.kind, metadata.name, metadata.uid));
             }
         }
         plan.restarts = self.instance(live).facts.any_live();
@@ -136,7 +159,10 @@ impl Inner {
 
     async fn plan_purge(&self, id: InstanceId) -> Result<Plan> {
         if self.config.common.retain_storage {
-            return Err(Error::unsupported("purge", "the configuration keeps all data (RETAIN_STORAGE)"));
+            return Err(Error::unsupported(
+                "purge",
+                "the configuration keeps all data (RETAIN_STORAGE)",
+            ));
         }
         let live = self.find(id).await?;
         let doomed = self.doomed(id, live.as_ref()).await?;

@@ -6,9 +6,7 @@ use std::fmt::Write as _;
 
 use crate::config::{KubernetesConfig, Routing};
 use crate::route::kind as route_kind;
-use crate::wire::{
-    CLAIM, DEPLOYMENT, Kind, NAMESPACE, NETWORK_POLICY, POD, SECRET, SERVICE, STORAGE_CLASS, VOLUME,
-};
+use crate::wire::{CLAIM, DEPLOYMENT, Kind, NAMESPACE, NETWORK_POLICY, POD, SECRET, SERVICE, STORAGE_CLASS, VOLUME};
 
 /// One thing that the service account must be allowed to do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,24 +45,60 @@ pub fn permissions(config: &KubernetesConfig) -> Vec<Permission> {
     let own = &["get", "list", "create", "patch", "delete"];
     add(&DEPLOYMENT, "", own, true, "the workload");
     add(&DEPLOYMENT, "", &["watch"], true, "watching");
-    add(&DEPLOYMENT, "/finalizers", &["update"], false, "seeing a deletion through, where owner references are checked");
+    add(
+        &DEPLOYMENT,
+        "/finalizers",
+        &["update"],
+        false,
+        "seeing a deletion through, where owner references are checked",
+    );
     add(&POD, "", &["get", "list", "watch"], true, "the status");
     add(&POD, "/log", &["get"], true, "logs");
-    add(&CLAIM, "", &["get", "list", "watch", "create", "patch", "delete"], true, "the data");
+    add(
+        &CLAIM,
+        "",
+        &["get", "list", "watch", "create", "patch", "delete"],
+        true,
+        "the data",
+    );
     add(&SECRET, "", &["get", "create", "delete"], true, "passwords");
-    add(&SERVICE, "", &["get", "create", "delete"], true, "the address inside the cluster");
+    add(
+        &SERVICE,
+        "",
+        &["get", "create", "delete"],
+        true,
+        "the address inside the cluster",
+    );
     if let Some(kind) = route_kind(config) {
         add(&kind, "", own, true, "the hosts");
     }
     if config.network_policy.is_some() {
-        add(&NETWORK_POLICY, "", &["get", "create", "delete"], true, "who may connect");
+        add(
+            &NETWORK_POLICY,
+            "",
+            &["get", "create", "delete"],
+            true,
+            "who may connect",
+        );
     }
     let adoption = config.adoption.is_some();
     if adoption {
         add(&VOLUME, "", &["create"], true, "adopting directories");
     }
-    add(&VOLUME, "", &["get", "patch", "delete"], adoption, "purging data whose class retains volumes");
-    add(&STORAGE_CLASS, "", &["get"], false, "noticing a missing storage class before anything is made");
+    add(
+        &VOLUME,
+        "",
+        &["get", "patch", "delete"],
+        adoption,
+        "purging data whose class retains volumes",
+    );
+    add(
+        &STORAGE_CLASS,
+        "",
+        &["get"],
+        false,
+        "noticing a missing storage class before anything is made",
+    );
     add(&NAMESPACE, "", &["get"], false, "noticing a missing namespace");
     all
 }
@@ -90,7 +124,10 @@ pub fn rbac_yaml(config: &KubernetesConfig, service_account: &str) -> String {
         quoted(service_account),
         quoted(namespace)
     );
-    for (kind, name, cluster) in [("Role", "saasodoo", false), ("ClusterRole", cluster_name.as_str(), true)] {
+    for (kind, name, cluster) in [
+        ("Role", "saasodoo", false),
+        ("ClusterRole", cluster_name.as_str(), true),
+    ] {
         let scope = if cluster {
             String::new()
         } else {
@@ -128,7 +165,10 @@ pub fn rbac_yaml(config: &KubernetesConfig, service_account: &str) -> String {
 /// The rules of one role: verbs by group and resource.
 fn rules(config: &KubernetesConfig, cluster: bool) -> BTreeMap<(&'static str, String), Vec<&'static str>> {
     let mut rules: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for permission in permissions(config).into_iter().filter(|permission| permission.cluster == cluster) {
+    for permission in permissions(config)
+        .into_iter()
+        .filter(|permission| permission.cluster == cluster)
+    {
         let verbs = rules.entry((permission.group, permission.resource)).or_default();
         if !verbs.contains(&permission.verb) {
             verbs.push(permission.verb);
@@ -162,7 +202,11 @@ mod tests {
             match change {
                 1 => config.routing = Routing::None,
                 2 => config.network_policy = Some(NetworkPolicy::default()),
-                3 => config.adoption = Some(AdoptionSource::HostPath { root: "/mnt".to_owned() }),
+                3 => {
+                    config.adoption = Some(AdoptionSource::HostPath {
+                        root: "/mnt".to_owned(),
+                    })
+                }
                 _ => {}
             }
             let mut granted = Vec::new();
@@ -190,7 +234,10 @@ mod tests {
     #[test]
     fn secrets_are_not_listed() {
         let config = KubernetesConfig::new(saasodoo_core::Config::default());
-        let secrets: Vec<_> = permissions(&config).into_iter().filter(|p| p.resource == "secrets").collect();
+        let secrets: Vec<_> = permissions(&config)
+            .into_iter()
+            .filter(|p| p.resource == "secrets")
+            .collect();
         assert!(secrets.iter().all(|p| !matches!(p.verb, "list" | "watch")));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use jiff::Timestamp;
 use saasodoo_core::{
-    BackendKind, Error, ErrorKind, Host, Instance, InstanceFilter, InstanceId, OperationKind, Origin, Result, Source,
+    BackendKind, Error, ErrorKind, Host, Instance, InstanceFilter, InstanceId, OperationKind, Result, Source,
 };
 
 use crate::backend::Inner;
@@ -41,7 +41,14 @@ impl Inner {
     pub(crate) fn instance(&self, live: &Live) -> Instance {
         let claim = live.claim.as_ref().map_or(ClaimSeen::Missing, ClaimSeen::Found);
         let pods: Vec<&PodView> = live.pods.iter().collect();
-        let instance = observe(&self.observer, &live.deployment, &pods, claim, Source::Live, Timestamp::now());
+        let instance = observe(
+            &self.observer,
+            &live.deployment,
+            &pods,
+            claim,
+            Source::Live,
+            Timestamp::now(),
+        );
         match &live.hosts {
             Some(hosts) => with_route_hosts(&self.observer, instance, hosts.clone()),
             None => instance,
@@ -118,10 +125,7 @@ impl Inner {
 
     pub(crate) async fn get(&self, id: InstanceId) -> Result<Instance> {
         if let Some(instance) = self.cache.cached(id) {
-            // A guide's hosts are not in the cache.
-            if instance.provenance.origin == Origin::Saasodoo {
-                return Ok(instance);
-            }
+            return Ok(instance);
         }
         let live = self.live(id).await?;
         Ok(self.instance(&live))

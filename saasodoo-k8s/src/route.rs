@@ -166,7 +166,9 @@ fn hosts_of_rule(rule: &str) -> Vec<String> {
     while let Some(start) = rest.find("Host(") {
         let end = rest[start..].find(')').map_or(rest.len(), |end| start + end);
         let arguments = &rest[start + "Host(".len()..end];
-        let quoted = arguments.split(',').map(|text| text.trim().trim_matches(['`', '"', '\'']));
+        let quoted = arguments
+            .split(',')
+            .map(|text| text.trim().trim_matches(['`', '"', '\'']));
         hosts.extend(quoted.filter(|host| !host.is_empty()).map(str::to_owned));
         rest = &rest[end..];
     }
@@ -182,7 +184,10 @@ mod tests {
         for (rule, hosts) in [
             ("Host(`a.example`)", vec!["a.example"]),
             ("Host(`a.example`) || Host(`b.example`)", vec!["a.example", "b.example"]),
-            ("Host(`a.example`, `b.example`) && PathPrefix(`/x`)", vec!["a.example", "b.example"]),
+            (
+                "Host(`a.example`, `b.example`) && PathPrefix(`/x`)",
+                vec!["a.example", "b.example"],
+            ),
             ("Host(\"a.example\")", vec!["a.example"]),
             ("PathPrefix(`/x`)", vec![]),
             ("Host(", vec![]),
@@ -195,7 +200,9 @@ mod tests {
 
     #[test]
     fn both_kinds_of_routes_name_their_hosts() {
-        let hosts: Vec<Host> = ["a.example", "b.example"].map(|host| host.parse().expect("a host")).to_vec();
+        let hosts: Vec<Host> = ["a.example", "b.example"]
+            .map(|host| host.parse().expect("a host"))
+            .to_vec();
         let mut config = KubernetesConfig::new(saasodoo_core::Config::default());
         for routing in [
             Routing::default(),

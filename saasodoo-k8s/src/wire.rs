@@ -7,7 +7,9 @@ use std::time::Duration;
 use http::Request;
 use http::header::RETRY_AFTER;
 use kube::Client;
-use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::client::Body;
 use kube::core::Status;
 use kube::core::response::StatusDetails;
@@ -19,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument as _;
 
 use crate::config::KubernetesConfig;
-use crate::error::{Effect, classify, deadline, never_sent, unexpected};
+use crate::error::{Effect, classify, deadline, is_missing_kind, missing_kind, never_sent, unexpected};
 use crate::views::Page;
 
 /// A kind of object and where it lives.
@@ -56,6 +58,15 @@ impl Kind {
         }
     }
 
+    /// `ingressroutes.traefik.io`, as custom resource definitions are named.
+    pub(crate) fn resource(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
+    }
+
     fn path(&self, namespace: &str) -> String {
         let root = if self.group.is_empty() { "/api" } else { "/apis" };
         let api = self.api_version();
@@ -76,11 +87,15 @@ pub(crate) const SERVICE: Kind = Kind::new("Service", "", "v1", "services");
 pub(crate) const INGRESS_ROUTE: Kind = Kind::new("IngressRoute", "traefik.io", "v1alpha1", "ingressroutes");
 pub(crate) const INGRESS: Kind = Kind::new("Ingress", "networking.k8s.io", "v1", "ingresses");
 pub(crate) const NETWORK_POLICY: Kind = Kind::new("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies");
-pub(crate) const STORAGE_CLASS: Kind =
-    Kind::new("StorageClass", "storage.k8s.io", "v1", "storageclasses").cluster();
+pub(crate) const STORAGE_CLASS: Kind = Kind::new("StorageClass", "storage.k8s.io", "v1", "storageclasses").cluster();
 pub(crate) const NAMESPACE: Kind = Kind::new("Namespace", "", "v1", "namespaces").cluster();
-pub(crate) const ACCESS_REVIEW: Kind =
-    Kind::new("SelfSubjectAccessReview", "authorization.k8s.io", "v1", "selfsubjectaccessreviews").cluster();
+pub(crate) const ACCESS_REVIEW: Kind = Kind::new(
+    "SelfSubjectAccessReview",
+    "authorization.k8s.io",
+    "v1",
+    "selfsubjectaccessreviews",
+)
+.cluster();
 
 /// An object of which only the metadata matters.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -151,7 +166,7 @@ impl Wire {
     /// Reads one object. `None` only when the server said that this object does not exist.
     pub(crate) async fn get<T: DeserializeOwned>(&self, kind: &Kind, name: &str) -> Result<Option<T>> {
         let request = self.requests(kind).get(checked(name)?, &GetParams::default());
-        match self.call(build(request)?, Effect::Read, true).await {
+        match self.call(Some(kind), build(request)?, Effect::Read, true).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -194,8 +209,13 @@ impl Wire {
         if let Some(token) = token {
             params = params.continue_token(token);
         }
-        self.call(build(self.requests(kind).list(&params))?, Effect::Read, true)
-            .await
+        self.call(
+            Some(kind),
+            build(self.requests(kind).list(&params))?,
+            Effect::Read,
+            true,
+        )
+        .await
     }
 
     /// Creates an object. Never repeated once it may have reached the server.
@@ -205,7 +225,7 @@ impl Wire {
             ..PostParams::default()
         };
         let request = self.requests(kind).create(&params, bytes(object)?);
-        self.call(build(request)?, Effect::Write, false).await
+        self.call(Some(kind), build(request)?, Effect::Write, false).await
     }
 
     /// Changes an object. The patch holds a resource version or sets absolute values, so it may be repeated.
@@ -225,7 +245,7 @@ impl Wire {
             Merge::Json => Patch::Merge(patch),
         };
         let request = self.requests(kind).patch(checked(name)?, &params, &patch);
-        self.call(build(request)?, Effect::Write, true).await
+        self.call(Some(kind), build(request)?, Effect::Write, true).await
     }
 
     /// Deletes exactly this object. `false` when it was gone, or when the name now means another one.
@@ -237,7 +257,10 @@ impl Wire {
         propagation: PropagationPolicy,
     ) -> Result<bool> {
         if uid.is_empty() {
-            return Err(unexpected(format!("{} {name} has no UID, so it is not deleted", kind.kind)));
+            return Err(unexpected(format!(
+                "{} {name} has no UID, so it is not deleted",
+                kind.kind
+            )));
         }
         let params = DeleteParams {
             preconditions: Some(Preconditions {
@@ -248,7 +271,10 @@ impl Wire {
             ..DeleteParams::default()
         };
         let request = self.requests(kind).delete(checked(name)?, &params);
-        match self.call::<Value>(build(request)?, Effect::Write, true).await {
+        match self
+            .call::<Value>(Some(kind), build(request)?, Effect::Write, true)
+            .await
+        {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             // The precondition failed: the object of that name is another one, which nobody asked to delete.
@@ -269,13 +295,14 @@ impl Wire {
         }
         let request = Request::get("/version").body(Vec::new());
         let request = request.map_err(|error| unexpected(error.to_string()))?;
-        let version: Version = self.call(request, Effect::Read, true).await?;
+        let version: Version = self.call(None, request, Effect::Read, true).await?;
         Ok(version.git_version)
     }
 
     /// Sends a request until it is answered, at most [`ATTEMPTS`] times and within one deadline.
     async fn call<T: DeserializeOwned>(
         &self,
+        kind: Option<&Kind>,
         request: Request<Vec<u8>>,
         effect: Effect,
         repeatable: bool,
@@ -297,6 +324,10 @@ impl Wire {
                     Err(error) => error,
                 };
                 let safe = never_sent(&error) || is_throttled(&error) || (repeatable && is_passing(&error));
+                let missing = matches!(&error, kube::Error::Api(status) if is_missing_kind(status));
+                if let (true, Some(kind)) = (missing, kind) {
+                    return Err(missing_kind(&kind.resource()));
+                }
                 let error = classify(error, effect);
                 if !safe || attempt >= ATTEMPTS || matches!(error.retry(), Retry::Never) {
                     return Err(error);
@@ -336,8 +367,8 @@ impl Wire {
             return Ok(body.to_vec());
         }
         let code = parts.status.as_u16();
-        let mut status: Status = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Status::failure(&String::from_utf8_lossy(&body), ""));
+        let mut status: Status =
+            serde_json::from_slice(&body).unwrap_or_else(|_| Status::failure(&String::from_utf8_lossy(&body), ""));
         // The header is the truth: proxies answer with bodies of their own.
         status.code = code;
         let wait = parts
@@ -354,7 +385,9 @@ impl Wire {
 
 impl std::fmt::Debug for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wire").field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Wire")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }
 
