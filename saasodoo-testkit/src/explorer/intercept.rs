@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use saasodoo_core::migration::{Entry, Journal, Record, Side};
+use saasodoo_core::migration::{Entry, Event, Journal, Record, Side, Step};
 use saasodoo_core::{
     BackendKind, Capabilities, CreateOptions, DeleteOptions, Deleted, Ensured, Error, ErrorKind, Health, Instance,
     InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt,
@@ -44,6 +44,8 @@ pub(super) struct State {
     deeds: BTreeMap<&'static str, (u64, Deed)>,
     /// Somebody else has opened a side at some time.
     opened: BTreeMap<&'static str, u64>,
+    /// The look at which the tenant was seen at home: running on the source again, or committed on the target.
+    arrived: BTreeMap<&'static str, u64>,
     /// What must not be.
     pub(super) broken: Vec<String>,
     /// What happened at each point, for people.
@@ -135,6 +137,14 @@ impl Stage {
         let looked = state.looked.get(side.as_str()).copied().unwrap_or(0);
         let (at, deed) = state.deeds.get(side.as_str())?;
         (*at > looked).then_some(*deed)
+    }
+
+    /// Whether somebody else did something on a side after the tenant had arrived there.
+    pub(super) fn deed_after_arrival(&self, side: Side) -> bool {
+        let state = self.state();
+        let deed = state.deeds.get(side.as_str()).map(|(at, _)| *at);
+        let arrived = state.arrived.get(side.as_str()).copied();
+        deed.zip(arrived).is_some_and(|(deed, arrived)| deed > arrived)
     }
 
     /// Whether somebody else has ever done this on a side.
@@ -425,6 +435,16 @@ impl Journal for SeenJournal {
     }
 
     async fn append(&self, entry: &Entry, after: &Record) -> Result<()> {
+        let arrived = match (after.step, &entry.event) {
+            (Step::AwaitSource, Event::Up) => Some(Side::Source),
+            (Step::Committed, _) => Some(Side::Target),
+            _ => None,
+        };
+        if let Some(side) = arrived {
+            let mut state = self.stage.state();
+            let looked = state.looked.get(side.as_str()).copied().unwrap_or(0);
+            state.arrived.entry(side.as_str()).or_insert(looked);
+        }
         let failed = |retry| {
             Err(Error::new(ErrorKind::Unavailable, "the journal does not take it")
                 .with_operation(OperationKind::Migrate)

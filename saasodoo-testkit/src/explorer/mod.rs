@@ -98,8 +98,8 @@ pub struct Explorer {
 }
 
 impl Explorer {
-    /// Plays at most so many schedules: first every mishap at every point of every story, then pairs of mishaps. With
-    /// fewer than there are, a spread of them.
+    /// Plays so many schedules: two thirds with one mishap, out of every mishap at every point of every story, and one
+    /// third with two of them.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self {
@@ -146,16 +146,12 @@ impl Explorer {
                 singles.extend(Mishap::all().into_iter().map(|mishap| calm.clone().with(point, mishap)));
             }
         }
-        if self.most < singles.len() {
-            let step = singles.len() / self.most.max(1) + 1;
-            return (0..step)
-                .flat_map(|from| singles.iter().skip(from).step_by(step))
-                .take(self.most)
-                .cloned()
-                .collect();
-        }
-        let mut seen: HashSet<Schedule> = singles.iter().cloned().collect();
-        let mut schedules = singles;
+        // Two thirds single mishaps, spread evenly when there are more; the rest pairs.
+        let wanted = (self.most - self.most / 3).min(singles.len()).max(1);
+        let mut schedules: Vec<Schedule> = (0..wanted)
+            .filter_map(|at| singles.get(at * singles.len() / wanted).cloned())
+            .collect();
+        let mut seen: HashSet<Schedule> = schedules.iter().cloned().collect();
         let mut dice = Dice(self.seed);
         let mishaps = Mishap::all();
         let stories = [Story::Moves, Story::GoesBack, Story::TakenBack, Story::Finishes];

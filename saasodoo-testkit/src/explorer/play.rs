@@ -80,13 +80,15 @@ pub async fn play(schedule: &Schedule, fence_is_broken: bool) -> Outcome {
         stage,
     };
     let (record, resumes) = play.to_rest().await;
+    play.end_troubles();
     // Whatever is still on its way arrives, and the operator looks once more.
     tokio::time::sleep(Duration::from_secs(400)).await;
     let record = match record {
         Some(record) => play.look_again(record).await,
         None => None,
     };
-    tokio::time::sleep(Duration::from_secs(30)).await;
+    play.end_troubles();
+    tokio::time::sleep(Duration::from_secs(60)).await;
     play.check_the_end(record.as_ref()).await;
     play.check_the_data(&location);
     let mut state = play.stage.state();
@@ -181,9 +183,7 @@ impl Play<'_> {
                     self.stage.state().story.push(format!("stopped: {error}"));
                     // The operator sees to the platforms before trying again.
                     tokio::time::sleep(Duration::from_secs(60)).await;
-                    for side in [Side::Source, Side::Target] {
-                        self.stage.side(side).clear(self.stage.id());
-                    }
+                    self.end_troubles();
                 }
                 Some(Ok(_)) => {}
                 None => {
@@ -199,14 +199,17 @@ impl Play<'_> {
         (None, RESUMES)
     }
 
+    fn end_troubles(&self) {
+        for side in [Side::Source, Side::Target] {
+            self.stage.side(side).clear(self.stage.id());
+        }
+    }
+
     fn wants_more(&self, record: &Record) -> bool {
         record.step == Step::Committed && matches!(self.schedule.story, Story::TakenBack | Story::Finishes)
     }
 
     async fn look_again(&self, record: Record) -> Option<Record> {
-        for side in [Side::Source, Side::Target] {
-            self.stage.side(side).clear(self.stage.id());
-        }
         match self.live(&Control::new()).await {
             Some(Ok(record)) => Some(record),
             _ => Some(record),
@@ -232,11 +235,12 @@ impl Play<'_> {
         if stage.is_open(away).await && !away_is_theirs {
             broken.push(format!("it is {}, and the {away} is open", record.step));
         }
-        let mishap = |wanted: fn(&Mishap) -> bool| self.schedule.mishaps.iter().any(|planned| wanted(&planned.mishap));
+        let untouched = home == Side::Source && !record.source_touched;
+        let running = (record.inventory.as_ref()).is_some_and(|inventory| inventory.tenancy == Tenancy::Running);
+        // A tenant that shall not run may be started by somebody else where it is at home.
         let deeds_at_home = stage.unseen_deed(home).is_some()
-            || (home == Side::Source
-                && !record.source_touched
-                && mishap(|m| matches!(m, Mishap::Competitor(Side::Source, _))));
+            || stage.deed_after_arrival(home)
+            || ((untouched || !running) && mishap_on(self.schedule, home));
         let wanted = match record.inventory.as_ref().map(|inventory| inventory.tenancy) {
             Some(Tenancy::Running) => Some(InstanceStatus::Running),
             Some(Tenancy::Stopped) => Some(InstanceStatus::Stopped),
@@ -260,7 +264,7 @@ impl Play<'_> {
         }
         let leftover = home == Side::Source
             && stage.observe(Side::Target).await.is_some()
-            && !mishap(|m| matches!(m, Mishap::Competitor(Side::Target, _)));
+            && !mishap_on(self.schedule, Side::Target);
         if leftover {
             broken.push("it went back, and left something on the target".to_owned());
         }
@@ -282,4 +286,12 @@ impl Play<'_> {
         }
         stage.state().broken.extend(broken);
     }
+}
+
+/// Whether somebody else has their hands on a side.
+fn mishap_on(schedule: &Schedule, side: Side) -> bool {
+    schedule
+        .mishaps
+        .iter()
+        .any(|planned| matches!(planned.mishap, Mishap::Competitor(on, _) if on == side))
 }
