@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use saasodoo_core::{Config, DynOrchestrator, decor};
+use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
 use saasodoo_testkit::memory::MemoryOrchestrator;
 
 /// The platforms that the examples run on.
@@ -12,9 +13,12 @@ use saasodoo_testkit::memory::MemoryOrchestrator;
 pub enum Backend {
     /// A simulation in this process.
     Memory,
+    /// The cluster that this process runs in, else that of the current kubeconfig.
+    Kubernetes,
 }
 
-/// Command-line options that choose a platform.
+/// Command-line options that choose a platform. What they leave open comes from the environment
+/// ([`Config::from_env`]).
 #[derive(Debug, Clone, Args)]
 pub struct BackendArgs {
     /// The platform.
@@ -23,6 +27,9 @@ pub struct BackendArgs {
     /// The image; default: SAASODOO_STUB_IMAGE, else ODOO_IMAGE, else the configuration's.
     #[arg(long)]
     pub image: Option<String>,
+    /// The Kubernetes namespace; default: KUBERNETES_NAMESPACE, else the configuration's.
+    #[arg(long)]
+    pub namespace: Option<String>,
 }
 
 impl BackendArgs {
@@ -34,6 +41,11 @@ impl BackendArgs {
         let config = self.config()?;
         let orchestrator = match self.backend {
             Backend::Memory => decor::standard(memory(&config), &config),
+            Backend::Kubernetes => {
+                let settings = KubernetesConfig::new(config.clone());
+                let backend = KubernetesOrchestrator::builder(settings).build().await;
+                decor::standard(backend.context("connecting to Kubernetes")?, &config)
+            }
         };
         Ok((orchestrator, config))
     }
@@ -49,6 +61,10 @@ impl BackendArgs {
             .filter(|image| !image.is_empty());
         if let Some(image) = self.image.clone().or(stub) {
             config.image = image.parse().with_context(|| format!("the image {image:?}"))?;
+        }
+        if let Some(namespace) = &self.namespace {
+            let checked = Config::builder().namespace(namespace).context("--namespace")?;
+            config.namespace = checked.build().namespace;
         }
         Ok(config)
     }
