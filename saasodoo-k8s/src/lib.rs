@@ -24,10 +24,14 @@ mod builder;
 mod change;
 mod config;
 mod convert;
+#[cfg(test)]
+mod convert_tests;
 mod create;
 mod delete;
 mod error;
 mod facts;
+#[cfg(test)]
+mod facts_tests;
 mod health;
 mod logs;
 mod names;
