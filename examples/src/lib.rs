@@ -1,11 +1,13 @@
 //! What the examples share: choosing a backend on the command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use saasodoo_core::{Config, DynOrchestrator, decor};
 use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
+use saasodoo_swarm::{SwarmConfig, SwarmOrchestrator};
 use saasodoo_testkit::memory::MemoryOrchestrator;
 
 /// The platforms that the examples run on.
@@ -15,6 +17,8 @@ pub enum Backend {
     Memory,
     /// The cluster that this process runs in, else that of the current kubeconfig.
     Kubernetes,
+    /// The swarm manager of DOCKER_HOST.
+    Swarm,
 }
 
 /// Command-line options that choose a platform. What they leave open comes from the environment
@@ -30,6 +34,10 @@ pub struct BackendArgs {
     /// The Kubernetes namespace; default: KUBERNETES_NAMESPACE, else the configuration's.
     #[arg(long)]
     pub namespace: Option<String>,
+    /// Where the CephFS is mounted, for Swarm: data is in `odoo_instances` below it; default: SAASODOO_CEPHFS, else
+    /// SAASODOO_DATA_ROOT as it is, else the configuration's.
+    #[arg(long, value_name = "PATH")]
+    pub cephfs: Option<PathBuf>,
 }
 
 impl BackendArgs {
@@ -46,6 +54,19 @@ impl BackendArgs {
                 let backend = KubernetesOrchestrator::builder(settings).build().await;
                 decor::standard(backend.context("connecting to Kubernetes")?, &config)
             }
+            Backend::Swarm => {
+                let mut settings = SwarmConfig::from_env().context("reading Swarm's settings from the environment")?;
+                settings.common = config.clone();
+                let mount = self
+                    .cephfs
+                    .clone()
+                    .or_else(|| env("SAASODOO_CEPHFS").map(PathBuf::from));
+                if let Some(mount) = mount {
+                    settings.data_root = mount.join("odoo_instances");
+                }
+                let backend = SwarmOrchestrator::connect(settings).context("connecting to Docker Swarm")?;
+                decor::standard(backend, &config)
+            }
         };
         Ok((orchestrator, config))
     }
@@ -56,10 +77,7 @@ impl BackendArgs {
     /// When a value is not acceptable.
     pub fn config(&self) -> Result<Config> {
         let mut config = Config::from_env().context("reading the configuration from the environment")?;
-        let stub = std::env::var("SAASODOO_STUB_IMAGE")
-            .ok()
-            .filter(|image| !image.is_empty());
-        if let Some(image) = self.image.clone().or(stub) {
+        if let Some(image) = self.image.clone().or_else(|| env("SAASODOO_STUB_IMAGE")) {
             config.image = image.parse().with_context(|| format!("the image {image:?}"))?;
         }
         if let Some(namespace) = &self.namespace {
@@ -68,6 +86,11 @@ impl BackendArgs {
         }
         Ok(config)
     }
+}
+
+/// A variable that is set and not empty.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// An in-memory platform that is quick enough to look at.
