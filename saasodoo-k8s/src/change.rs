@@ -20,8 +20,10 @@ use crate::convert::{
     Rendered, addon_annotations, default_requests, patch_of, probe_annotations, resources, route_annotations,
 };
 use crate::create::{host_conflict, storage_missing};
+use crate::facts::quiet;
 use crate::names::{
-    CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, RESTARTED_AT, STORAGE, TRANSITION, VERSION, host_label,
+    CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, QUIET, RESTARTED_AT, STORAGE, TRANSITION, VERSION,
+    host_label,
 };
 use crate::observe::{data_claim, main_container};
 use crate::read::Live;
@@ -430,6 +432,15 @@ pub(crate) fn power_patch(facts: &Facts, power: Power) -> Result<Option<Value>> 
 
 fn deployment_patch(live: &Live, changes: &Changes) -> Value {
     let mut patch = json!({ "metadata": changes.metadata });
+    if !changes.restarts() {
+        // The server raises the generation for annotations too; the controller has nothing to do then.
+        let generation = live.deployment.metadata.generation.unwrap_or_default();
+        let from = match quiet(&live.deployment) {
+            Some((from, to)) if to == generation => from,
+            _ => generation,
+        };
+        patch["metadata"]["annotations"][QUIET] = json!(format!("{from}-{}", generation + 1));
+    }
     if changes.restarts() {
         let mut container = changes.container.clone();
         let name = main_container(&live.deployment).map_or("", |container| container.name.as_str());

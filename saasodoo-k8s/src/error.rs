@@ -86,6 +86,16 @@ pub(crate) fn is_missing_kind(status: &Status) -> bool {
             || status.message.is_empty())
 }
 
+/// The server does not know a kind of objects.
+pub(crate) fn missing_kind(what: &str) -> Error {
+    Error::new(
+        ErrorKind::MissingPrerequisite,
+        format!("the server has no such kind of objects: {what}"),
+    )
+    .with_advice("install the custom resource definitions that the configuration asks for, such as Traefik's")
+    .with_backend(BackendKind::Kubernetes)
+}
+
 fn status_error(status: &Status, effect: Effect) -> Error {
     let message = if status.message.is_empty() {
         format!("the server answered {} {}", status.code, status.reason)
@@ -118,8 +128,7 @@ fn status_error(status: &Status, effect: Effect) -> Error {
             .with_advice("the namespace is being deleted: wait, and create it again"),
         403 => Error::new(ErrorKind::Forbidden, message)
             .with_advice("give the service account the role that `saasodoo_k8s::rbac_yaml` prints"),
-        404 if is_missing_kind(status) => Error::new(ErrorKind::MissingPrerequisite, message)
-            .with_advice("install the custom resource definitions that the configuration asks for, such as Traefik's"),
+        404 if is_missing_kind(status) => missing_kind(message.trim()),
         404 if says("namespaces \"") => {
             Error::new(ErrorKind::MissingPrerequisite, message).with_advice("create the namespace")
         }

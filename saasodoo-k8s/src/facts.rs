@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use saasodoo_core::{Cause, Exit, Facts, Hold, Transition, Unit, UnitPhase};
 
-use crate::names::{CONTAINER, HOLD, TRANSITION};
+use crate::names::{CONTAINER, HOLD, QUIET, TRANSITION};
 use crate::views::{ContainerStatusView, DeploymentView, PodView, TerminatedView, View};
 
 /// How long a pod may take to go beyond its grace period before its node counts as lost, in seconds. The server sets
@@ -36,8 +36,18 @@ pub(crate) fn facts(deployment: &DeploymentView, pods: &[&PodView], now: Timesta
 fn lags(deployment: &DeploymentView) -> bool {
     let status = &deployment.status;
     let generation = deployment.metadata.generation.unwrap_or_default();
-    let unseen = status.observed_generation.unwrap_or_default() < generation;
+    let needed = match quiet(deployment) {
+        Some((from, to)) if to == generation => from,
+        _ => generation,
+    };
+    let unseen = status.observed_generation.unwrap_or_default() < needed;
     unseen || (deployment.spec.replicas != Some(0) && status.replicas > status.updated_replicas)
+}
+
+/// The generations between which only metadata changed.
+pub(crate) fn quiet(deployment: &DeploymentView) -> Option<(i64, i64)> {
+    let (from, to) = deployment.annotation(QUIET)?.split_once('-')?;
+    Some((from.parse().ok()?, to.parse().ok()?))
 }
 
 /// Why the platform makes no pod, or gave up on a rollout.

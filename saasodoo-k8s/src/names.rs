@@ -30,6 +30,8 @@ pub(crate) const ADDONS: &str = "saasodoo.io/addons";
 pub(crate) const DEFAULT_REQUESTS: &str = "saasodoo.io/default-requests";
 pub(crate) const STARTUP_SECONDS: &str = "saasodoo.io/startup-seconds";
 pub(crate) const TRANSITION: &str = "saasodoo.io/transition";
+/// Generations between which only metadata changed: the server counts those too, but no pod is the worse for it.
+pub(crate) const QUIET: &str = "saasodoo.io/quiet-generations";
 pub(crate) const HOLD: &str = "saasodoo.io/hold";
 /// Which call made an object: tells, after an answer was lost, whether the object is this call's.
 pub(crate) const CREATION: &str = "saasodoo.io/creation";

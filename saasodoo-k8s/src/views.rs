@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use kube::core::NamespaceResourceScope;
 use serde::{Deserialize, Deserializer};
@@ -33,8 +33,6 @@ pub(crate) struct Page<T> {
 pub(crate) struct PageMeta {
     #[serde(default, rename = "continue")]
     pub(crate) continue_token: Option<String>,
-    #[serde(default)]
-    pub(crate) resource_version: Option<String>,
 }
 
 /// A Deployment.
@@ -507,15 +505,6 @@ pub(crate) trait View {
     fn is_deleting(&self) -> bool {
         self.metadata().deletion_timestamp.is_some()
     }
-
-    /// The UID of the controller that owns the object.
-    fn controller(&self) -> Option<&str> {
-        let owners = self.metadata().owner_references.as_ref()?;
-        owners
-            .iter()
-            .find(|owner| owner.controller == Some(true))
-            .map(|owner| owner.uid.as_str())
-    }
 }
 
 macro_rules! view {
@@ -593,7 +582,6 @@ fn light_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMe
         deletion_grace_period_seconds: Option<i64>,
         labels: Option<BTreeMap<String, String>>,
         annotations: Option<BTreeMap<String, String>>,
-        owner_references: Option<Vec<OwnerReference>>,
     }
 
     let light: Light = lenient(deserializer)?;
@@ -612,7 +600,6 @@ fn light_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMe
         deletion_grace_period_seconds: light.deletion_grace_period_seconds,
         labels: light.labels,
         annotations,
-        owner_references: light.owner_references,
         ..ObjectMeta::default()
     })
 }

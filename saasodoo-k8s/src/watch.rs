@@ -78,8 +78,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Deployment, Self::Pod, Self::Claim];
-
     const fn index(self) -> usize {
         match self {
             Self::Deployment => 0,

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument as _;
 
 use crate::config::KubernetesConfig;
-use crate::error::{Effect, classify, deadline, never_sent, unexpected};
+use crate::error::{Effect, classify, deadline, is_missing_kind, missing_kind, never_sent, unexpected};
 use crate::views::Page;
 
 /// A kind of object and where it lives.
@@ -55,6 +55,15 @@ impl Kind {
             self.version.to_owned()
         } else {
             format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `ingressroutes.traefik.io`, as custom resource definitions are named.
+    pub(crate) fn resource(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
         }
     }
 
@@ -157,7 +166,7 @@ impl Wire {
     /// Reads one object. `None` only when the server said that this object does not exist.
     pub(crate) async fn get<T: DeserializeOwned>(&self, kind: &Kind, name: &str) -> Result<Option<T>> {
         let request = self.requests(kind).get(checked(name)?, &GetParams::default());
-        match self.call(build(request)?, Effect::Read, true).await {
+        match self.call(Some(kind), build(request)?, Effect::Read, true).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -200,8 +209,13 @@ impl Wire {
         if let Some(token) = token {
             params = params.continue_token(token);
         }
-        self.call(build(self.requests(kind).list(&params))?, Effect::Read, true)
-            .await
+        self.call(
+            Some(kind),
+            build(self.requests(kind).list(&params))?,
+            Effect::Read,
+            true,
+        )
+        .await
     }
 
     /// Creates an object. Never repeated once it may have reached the server.
@@ -211,7 +225,7 @@ impl Wire {
             ..PostParams::default()
         };
         let request = self.requests(kind).create(&params, bytes(object)?);
-        self.call(build(request)?, Effect::Write, false).await
+        self.call(Some(kind), build(request)?, Effect::Write, false).await
     }
 
     /// Changes an object. The patch holds a resource version or sets absolute values, so it may be repeated.
@@ -231,7 +245,7 @@ impl Wire {
             Merge::Json => Patch::Merge(patch),
         };
         let request = self.requests(kind).patch(checked(name)?, &params, &patch);
-        self.call(build(request)?, Effect::Write, true).await
+        self.call(Some(kind), build(request)?, Effect::Write, true).await
     }
 
     /// Deletes exactly this object. `false` when it was gone, or when the name now means another one.
@@ -257,7 +271,10 @@ impl Wire {
             ..DeleteParams::default()
         };
         let request = self.requests(kind).delete(checked(name)?, &params);
-        match self.call::<Value>(build(request)?, Effect::Write, true).await {
+        match self
+            .call::<Value>(Some(kind), build(request)?, Effect::Write, true)
+            .await
+        {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             // The precondition failed: the object of that name is another one, which nobody asked to delete.
@@ -278,13 +295,14 @@ impl Wire {
         }
         let request = Request::get("/version").body(Vec::new());
         let request = request.map_err(|error| unexpected(error.to_string()))?;
-        let version: Version = self.call(request, Effect::Read, true).await?;
+        let version: Version = self.call(None, request, Effect::Read, true).await?;
         Ok(version.git_version)
     }
 
     /// Sends a request until it is answered, at most [`ATTEMPTS`] times and within one deadline.
     async fn call<T: DeserializeOwned>(
         &self,
+        kind: Option<&Kind>,
         request: Request<Vec<u8>>,
         effect: Effect,
         repeatable: bool,
@@ -306,6 +324,10 @@ impl Wire {
                     Err(error) => error,
                 };
                 let safe = never_sent(&error) || is_throttled(&error) || (repeatable && is_passing(&error));
+                let missing = matches!(&error, kube::Error::Api(status) if is_missing_kind(status));
+                if let (true, Some(kind)) = (missing, kind) {
+                    return Err(missing_kind(&kind.resource()));
+                }
                 let error = classify(error, effect);
                 if !safe || attempt >= ATTEMPTS || matches!(error.retry(), Retry::Never) {
                     return Err(error);

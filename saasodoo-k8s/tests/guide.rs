@@ -409,6 +409,9 @@ async fn calls_that_meet_do_no_harm() {
     let abandoned = bed.spec("abandoned");
     let call = orchestrator.create(&abandoned, CreateOptions::new().stopped());
     assert!(tokio::time::timeout(Duration::from_millis(1), call).await.is_err());
+    while !orchestrator.exists(abandoned.id).await.expect("an answer") {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     orchestrator
         .wait_until(abandoned.id, InstanceStatus::Stopped, WAIT)
         .await

@@ -455,7 +455,7 @@ async fn a_cluster_that_lacks_something_is_told_so_and_nothing_is_created() {
             bed.config(),
             client,
             ErrorKind::MissingPrerequisite,
-            "IngressRoute",
+            "ingressroutes",
         )
         .await;
 
@@ -572,6 +572,8 @@ fn expired_certificate(directory: &std::path::Path, pki: &std::path::Path) {
         "-subj",
         "/O=system:masters/CN=late",
     ]);
+    // A certificate of version 3, which is what extensions make it: no other is accepted by TLS libraries.
+    std::fs::write(directory.join("ext"), "extendedKeyUsage=clientAuth").expect("a file");
     run(&[
         "x509",
         "-req",
@@ -585,6 +587,8 @@ fn expired_certificate(directory: &std::path::Path, pki: &std::path::Path) {
         "77",
         "-days",
         "-1",
+        "-extfile",
+        "ext",
         "-out",
         "client.crt",
     ]);

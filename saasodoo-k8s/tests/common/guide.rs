@@ -5,15 +5,15 @@ use serde_json::{Value, json};
 use super::{Bed, image};
 
 /// An instance of the guide.
-pub struct GuideInstance {
-    pub id: String,
-    pub database: String,
-    pub name: String,
+pub(crate) struct GuideInstance {
+    pub(crate) id: String,
+    pub(crate) database: String,
+    pub(crate) name: String,
 }
 
 impl GuideInstance {
     /// Creates the claim, the Deployment, the Service and the route, one after the other, as the guide does.
-    pub async fn create(bed: &Bed, id: &str, database: &str) -> Self {
+    pub(crate) async fn create(bed: &Bed, id: &str, database: &str) -> Self {
         let name = format!("odoo-{database}-{id}");
         bed.create("", "v1", "PersistentVolumeClaim", claim(&name)).await;
         bed.create("apps", "v1", "Deployment", deployment(&name, id, database))
@@ -29,7 +29,7 @@ impl GuideInstance {
     }
 
     /// The credentials that all instances of the guide share.
-    pub async fn credentials(bed: &Bed) {
+    pub(crate) async fn credentials(bed: &Bed) {
         let secret = json!({
             "metadata": {"name": "odoo-db-credentials"},
             "stringData": {"username": "odoo", "password": "shared"},
@@ -38,7 +38,7 @@ impl GuideInstance {
     }
 }
 
-pub fn claim(name: &str) -> Value {
+pub(crate) fn claim(name: &str) -> Value {
     json!({
         "metadata": {"name": format!("{name}-storage"), "labels": {"app": "odoo", "managed-by": "saasodoo"}},
         "spec": {
@@ -49,7 +49,7 @@ pub fn claim(name: &str) -> Value {
     })
 }
 
-pub fn deployment(name: &str, id: &str, database: &str) -> Value {
+pub(crate) fn deployment(name: &str, id: &str, database: &str) -> Value {
     let credential = |key: &str| json!({"secretKeyRef": {"name": "odoo-db-credentials", "key": key}});
     json!({
         "metadata": {"name": name, "labels": {"app": "odoo", "instance-id": id, "managed-by": "saasodoo"}},
@@ -99,7 +99,7 @@ pub fn deployment(name: &str, id: &str, database: &str) -> Value {
     })
 }
 
-pub fn service(name: &str) -> Value {
+pub(crate) fn service(name: &str) -> Value {
     let id = name.rsplit('-').next().unwrap_or_default();
     json!({
         "metadata": {"name": name, "labels": {"app": "odoo", "managed-by": "saasodoo"}},
@@ -111,7 +111,7 @@ pub fn service(name: &str) -> Value {
     })
 }
 
-pub fn route(name: &str, subdomain: &str) -> Value {
+pub(crate) fn route(name: &str, subdomain: &str) -> Value {
     json!({
         "metadata": {"name": name},
         "spec": {

@@ -3,8 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-pub mod guide;
-pub mod subject;
+pub(crate) mod guide;
+pub(crate) mod subject;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -22,24 +22,24 @@ use saasodoo_core::{Bytes, Config, Cpu, DynOrchestrator, InstanceId, InstanceSpe
 use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
 use serde_json::{Value, json};
 
-pub const BASE: &str = "tenants.example";
+pub(crate) const BASE: &str = "tenants.example";
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The client's configuration, from `KUBECONFIG`. Retries are the library's own business.
-pub async fn client_config() -> kube::Config {
+pub(crate) async fn client_config() -> kube::Config {
     let mut config = kube::Config::infer().await.expect("a cluster in KUBECONFIG");
     config.default_retry = false;
     config
 }
 
-pub async fn client() -> Client {
+pub(crate) async fn client() -> Client {
     Client::try_from(client_config().await).expect("a client")
 }
 
 /// What is done to requests on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The connection breaks before the request is sent.
     Before,
     /// The request has its effect, and the answer is lost.
@@ -49,7 +49,7 @@ pub enum Fault {
 /// Counts the requests of a client, and puts faults in their way. Watches pass: they run in the background, and which
 /// of them is the n-th request would be a matter of luck.
 #[derive(Debug, Clone, Default)]
-pub struct Tap(Arc<TapState>);
+pub(crate) struct Tap(Arc<TapState>);
 
 #[derive(Debug, Default)]
 struct TapState {
@@ -60,7 +60,7 @@ struct TapState {
 
 impl Tap {
     /// A client whose requests go through here.
-    pub fn client(&self, inner: Client) -> Client {
+    pub(crate) fn client(&self, inner: Client) -> Client {
         let tap = self.clone();
         let namespace = inner.default_namespace().to_owned();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -105,22 +105,22 @@ impl Tap {
     }
 
     /// The n-th request from now, from 1, has this fault. Answers whether it has struck.
-    pub fn fail(&self, n: u64, fault: Fault) -> Arc<AtomicBool> {
+    pub(crate) fn fail(&self, n: u64, fault: Fault) -> Arc<AtomicBool> {
         let hit = Arc::new(AtomicBool::new(false));
         *self.0.fault.lock().expect("no panic") = Some((n, fault, Arc::clone(&hit)));
         hit
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         *self.0.fault.lock().expect("no panic") = None;
     }
 
     /// How many requests were made, watches and logs not counted.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.count.load(Ordering::SeqCst)
     }
 
-    pub fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.0.requests.lock().expect("no panic").clone()
     }
 }
@@ -131,15 +131,15 @@ fn reset() -> BoxError {
 
 /// A namespace of its own for one test.
 #[derive(Clone)]
-pub struct Bed {
-    pub client: Client,
-    pub namespace: String,
-    pub tap: Tap,
+pub(crate) struct Bed {
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    pub(crate) tap: Tap,
 }
 
 /// Runs a test in a fresh namespace, which is deleted afterwards with all that is in it and the volumes it used. A
 /// failure prints what was there. `SAASODOO_KEEP` keeps everything.
-pub async fn in_namespace<F>(name: &str, test: impl FnOnce(Bed) -> F)
+pub(crate) async fn in_namespace<F>(name: &str, test: impl FnOnce(Bed) -> F)
 where
     F: Future<Output = ()>,
 {
@@ -171,7 +171,13 @@ where
 }
 
 /// An API for any kind of object.
-pub fn dynamic(client: &Client, group: &str, version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+pub(crate) fn dynamic(
+    client: &Client,
+    group: &str,
+    version: &str,
+    kind: &str,
+    namespace: Option<&str>,
+) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
@@ -193,10 +199,10 @@ const KINDS: [(&str, &str, &str); 9] = [
 ];
 
 /// Everything that exists, by kind and name: the UID, and what somebody asked for. Not what the platform reports.
-pub type Picture = BTreeMap<String, Value>;
+pub(crate) type Picture = BTreeMap<String, Value>;
 
 impl Bed {
-    pub fn config(&self) -> KubernetesConfig {
+    pub(crate) fn config(&self) -> KubernetesConfig {
         let common = Config::builder()
             .namespace(&self.namespace)
             .expect("a namespace")
@@ -206,11 +212,11 @@ impl Bed {
         KubernetesConfig::new(common)
     }
 
-    pub async fn orchestrator(&self) -> DynOrchestrator {
+    pub(crate) async fn orchestrator(&self) -> DynOrchestrator {
         self.orchestrator_with(self.config()).await
     }
 
-    pub async fn orchestrator_with(&self, config: KubernetesConfig) -> DynOrchestrator {
+    pub(crate) async fn orchestrator_with(&self, config: KubernetesConfig) -> DynOrchestrator {
         let client = self.tap.client(self.client.clone());
         Arc::new(
             KubernetesOrchestrator::builder(config)
@@ -221,11 +227,11 @@ impl Bed {
         )
     }
 
-    pub fn api(&self, group: &str, version: &str, kind: &str) -> Api<DynamicObject> {
+    pub(crate) fn api(&self, group: &str, version: &str, kind: &str) -> Api<DynamicObject> {
         dynamic(&self.client, group, version, kind, Some(&self.namespace))
     }
 
-    pub async fn create(&self, group: &str, version: &str, kind: &str, object: Value) -> DynamicObject {
+    pub(crate) async fn create(&self, group: &str, version: &str, kind: &str, object: Value) -> DynamicObject {
         let mut object = object;
         object["apiVersion"] = if group.is_empty() {
             json!(version)
@@ -243,7 +249,7 @@ impl Bed {
     }
 
     /// Everything in the namespace that somebody made, and the volumes of its claims.
-    pub async fn picture(&self) -> Picture {
+    pub(crate) async fn picture(&self) -> Picture {
         let mut picture = Picture::new();
         for (group, version, kind) in KINDS {
             let objects = self.api(group, version, kind).list(&ListParams::default()).await;
@@ -280,7 +286,7 @@ impl Bed {
     }
 
     /// The UIDs of everything, pods too.
-    pub async fn uids(&self) -> BTreeMap<String, String> {
+    pub(crate) async fn uids(&self) -> BTreeMap<String, String> {
         let mut uids: BTreeMap<String, String> = self
             .picture()
             .await
@@ -296,7 +302,7 @@ impl Bed {
         uids
     }
 
-    pub async fn pods(&self) -> Vec<DynamicObject> {
+    pub(crate) async fn pods(&self) -> Vec<DynamicObject> {
         self.api("", "v1", "Pod")
             .list(&ListParams::default())
             .await
@@ -353,7 +359,7 @@ impl Bed {
         for volume in volumes {
             let name = volume.metadata.name.unwrap_or_default();
             if let Some(path) = volume.data["spec"]["hostPath"]["path"].as_str() {
-                let _ = tokio::fs::remove_dir_all(path.to_owned()).await;
+                let _ = std::fs::remove_dir_all(path);
             }
             let _ = all.delete(&name, &DeleteParams::default()).await;
         }
@@ -361,7 +367,7 @@ impl Bed {
 }
 
 /// A small instance on the stub image, which works within a second of being started.
-pub fn spec() -> InstanceSpec {
+pub(crate) fn spec() -> InstanceSpec {
     let id = InstanceId::random();
     let mut spec = saasodoo_testkit::fixtures::spec_with_id(&format!("t{}", id.short()), id)
         .with_image(image())
@@ -376,7 +382,7 @@ pub fn spec() -> InstanceSpec {
     spec
 }
 
-pub fn image() -> saasodoo_core::ImageRef {
+pub(crate) fn image() -> saasodoo_core::ImageRef {
     let image = std::env::var("SAASODOO_STUB_IMAGE").unwrap_or_else(|_| saasodoo_testkit::fixtures::IMAGE.to_owned());
     image.parse().expect("an image")
 }

@@ -14,13 +14,13 @@ use serde_json::json;
 
 use super::{BASE, Bed, Fault, dynamic, image, spec};
 
-pub struct ClusterSubject {
-    pub bed: Bed,
-    pub orchestrator: DynOrchestrator,
+pub(crate) struct ClusterSubject {
+    pub(crate) bed: Bed,
+    pub(crate) orchestrator: DynOrchestrator,
     /// Below which directories are adopted.
-    pub root: PathBuf,
+    pub(crate) root: PathBuf,
     /// Commands that stop and start the server; `None`: it is left alone.
-    pub control: Option<PathBuf>,
+    pub(crate) control: Option<PathBuf>,
 }
 
 fn failed(what: impl std::fmt::Display) -> Error {
