@@ -59,12 +59,14 @@ async fn run(args: &Args) -> Result<()> {
     }
 
     let id = InstanceId::random();
-    let spec = config
+    let mut spec = config
         .instance(id, "quickstart".parse()?)
         .with_display_name("Quickstart")
         .with_subdomain(format!("quickstart-{}", id.short()).parse()?)
         .with_memory(Bytes::from_gib(1))
         .with_storage(Bytes::from_gib(1));
+    // Asked often, so that the demonstration does not wait for the next question.
+    spec.probes.period_seconds = 2;
     let mut show = Show {
         orchestrator,
         spec,

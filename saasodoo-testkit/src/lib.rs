@@ -7,6 +7,7 @@
 //! | test how it deals with one exact answer | [`mock::MockOrchestrator`] |
 //! | have valid specs at hand | [`fixtures`], and [`strategies`] for property tests |
 //! | prove that a backend of your own behaves | [`contract`] |
+//! | let everything go wrong in a migration | [`explorer`] |
 //!
 //! # Testing a service
 //!
@@ -57,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 pub mod contract;
+pub mod explorer;
 pub mod fixtures;
 pub mod memory;
 pub mod mock;

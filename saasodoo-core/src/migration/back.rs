@@ -153,7 +153,8 @@ impl Run<'_> {
 
     pub(super) async fn remove_source(&mut self) -> StepResult {
         let target = self.look_present(Side::Target).await?;
-        if self.inventory()?.tenancy == Tenancy::Running && target.status != InstanceStatus::Running {
+        // One that was stopped since the commit is fine: that is a tenant's daily life.
+        if target.facts.desired > 0 && target.status != InstanceStatus::Running {
             return Err(Stop::Fail(
                 self.error(
                     ErrorKind::NotAllowed,

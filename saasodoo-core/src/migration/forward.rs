@@ -29,7 +29,7 @@ impl Run<'_> {
                 )));
             }
         };
-        let inventory = inventory(&instance, self.id(), self.m)?;
+        let inventory = inventory_of(&instance, self.id(), self.m)?;
         let note = format!("{} on {}, data in {}", instance.name, instance.backend, inventory.data);
         self.log(Event::Inventoried(Box::new(inventory))).await?;
         Ok(note)
@@ -162,6 +162,9 @@ impl Run<'_> {
         if target.facts.desired > 0 || target.facts.hold.is_none() {
             return Err(Stop::Fail(self.interference(Side::Target, "has opened the instance")));
         }
+        if !self.record.source_touched {
+            self.same_as_inventoried().await?;
+        }
         if self.inventory()?.tenancy == Tenancy::Running {
             self.log(Event::Down).await?;
         }
@@ -171,6 +174,25 @@ impl Run<'_> {
         } else {
             "somebody has deleted it, and nothing of it lives".to_owned()
         })
+    }
+
+    /// What was read at the beginning must still be so: somebody who has stopped, suspended, changed or deleted the
+    /// instance since then would find that undone on the target.
+    async fn same_as_inventoried(&self) -> StepResult<()> {
+        let source = self.look_present(Side::Source).await?;
+        let inventory = self.inventory()?;
+        let now = inventory_of(&source, self.id(), self.m)?;
+        if now.tenancy != inventory.tenancy {
+            return Err(Stop::Fail(
+                self.interference(Side::Source, "has changed the power state"),
+            ));
+        }
+        let changes: Vec<String> = inventory.spec.diff(&now.spec).into_iter().map(|c| c.field).collect();
+        if !changes.is_empty() || now.data != inventory.data {
+            let what = format!("has changed the instance ({})", changes.join(", "));
+            return Err(Stop::Fail(self.interference(Side::Source, &what)));
+        }
+        Ok(())
     }
 
     pub(super) async fn start_target(&mut self) -> StepResult {
@@ -369,7 +391,7 @@ pub(super) fn creation(inventory: &Inventory, spec: InstanceSpec) -> Operation {
 }
 
 /// What the source says about itself.
-pub(super) fn inventory(instance: &Instance, id: crate::InstanceId, m: &super::engine::Inner) -> Result<Inventory> {
+pub(super) fn inventory_of(instance: &Instance, id: crate::InstanceId, m: &super::engine::Inner) -> Result<Inventory> {
     let data = m.locator.locate(instance)?;
     let tenancy = match instance.facts.hold {
         Some(Hold::Suspended) => Tenancy::Suspended,

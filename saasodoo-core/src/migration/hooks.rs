@@ -97,6 +97,39 @@ impl SecretSource for NoSecrets {
     }
 }
 
+/// Takes secrets from specs that the caller has in full, such as those of the service's own database.
+#[derive(Debug, Clone, Default)]
+pub struct KnownSecrets(std::collections::BTreeMap<InstanceId, InstanceSpec>);
+
+impl KnownSecrets {
+    /// The secrets of these specs.
+    #[must_use]
+    pub fn of(specs: impl IntoIterator<Item = InstanceSpec>) -> Self {
+        Self(specs.into_iter().map(|spec| (spec.id, spec)).collect())
+    }
+}
+
+#[async_trait]
+impl SecretSource for KnownSecrets {
+    async fn complete(&self, mut spec: InstanceSpec) -> Result<InstanceSpec> {
+        let Some(known) = self.0.get(&spec.id) else {
+            return Ok(spec);
+        };
+        if let (Some(database), Some(known)) = (&mut spec.database, &known.database)
+            && database.password.is_withheld()
+        {
+            database.password = known.password.clone();
+            database.user = database.user.take().or_else(|| known.user.clone());
+        }
+        if let (Some(admin), Some(known)) = (&mut spec.admin, &known.admin)
+            && admin.password.is_withheld()
+        {
+            admin.password = known.password.clone();
+        }
+        Ok(spec)
+    }
+}
+
 /// Asks a tenant's Odoo whether it answers, before visitors are sent there.
 #[async_trait]
 pub trait Probe: fmt::Debug + Send + Sync + 'static {

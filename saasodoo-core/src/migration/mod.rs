@@ -22,8 +22,8 @@ mod wave;
 
 pub use engine::{Control, MigrationConfig, Migrator, MigratorBuilder, Progress};
 pub use hooks::{
-    Clock, DataLocator, NoProbe, NoRoute, NoSecrets, PlacementSwitch, PreflightCheck, Probe, RootedData, RouteSwitch,
-    SecretSource,
+    Clock, DataLocator, KnownSecrets, NoProbe, NoRoute, NoSecrets, PlacementSwitch, PreflightCheck, Probe, RootedData,
+    RouteSwitch, SecretSource,
 };
 pub use journal::{Journal, MemoryJournal};
 pub use journal_file::FileJournal;

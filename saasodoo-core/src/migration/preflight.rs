@@ -167,8 +167,8 @@ pub(super) async fn plan(m: &Inner, inventory: &Inventory) -> Result<Vec<String>
     let hosts: Vec<String> = observed.endpoints.hosts.iter().map(ToString::to_string).collect();
     lines.push(format!("visitors of {} are sent to {target}", hosts.join(", ")));
     lines.push(format!(
-        "{source}: kept suspended for {:?} after the commit, then removed without its data",
-        m.config.rollback_window
+        "{source}: kept suspended for {} h after the commit, then removed without its data",
+        m.config.rollback_window.as_secs() / 3600
     ));
     for part in &inventory.unparsed {
         lines.push(format!("lost: {} ({}): {}", part.field, part.raw, part.reason));

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::engine::Order;
-use super::forward::inventory;
+use super::forward::inventory_of;
 use super::preflight;
 use super::{Control, Force, Migrator, Record, Step};
 use crate::{HealthCheck, HealthState, Host, InstanceFilter, InstanceId, ObjectName, Result};
@@ -384,7 +384,7 @@ impl Migrator {
 
     async fn plan_one(&self, id: InstanceId, force: Force) -> Result<(InstancePlan, Vec<Host>)> {
         let instance = self.inner.source.get(id).await?;
-        let inventory = inventory(&instance, id, &self.inner)?;
+        let inventory = inventory_of(&instance, id, &self.inner)?;
         let findings: Vec<HealthCheck> = preflight::checks(&self.inner, &inventory, force)
             .await
             .into_iter()
