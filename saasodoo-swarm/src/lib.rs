@@ -27,6 +27,8 @@ mod storage_tests;
 mod task;
 mod traefik;
 mod watch;
+#[cfg(test)]
+mod watch_tests;
 mod wire;
 
 pub use backend::SwarmOrchestrator;
