@@ -20,6 +20,7 @@ mod health;
 mod logs;
 mod observed;
 mod plan;
+mod purge;
 mod read;
 mod storage;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use xattr::FileExt;
 
 use crate::config::QuotaPolicy;
 use crate::facts::Disk;
+use crate::purge::remove_children;
 
 const QUOTA: &str = "ceph.quota.max_bytes";
 const USED: &str = "ceph.dir.rbytes";
@@ -30,9 +31,6 @@ const RETAINED: &str = "user.saasodoo.retained";
 const ADOPTED: &str = "user.saasodoo.adopted";
 /// A purge has begun: what is left is nobody's data any more.
 const PURGING: &str = "user.saasodoo.purging";
-
-/// How deep a purge goes down.
-const MAX_DEPTH: u32 = 256;
 
 /// The directory under which all data directories are.
 #[derive(Debug, Clone)]
@@ -524,49 +522,6 @@ impl DataRoot {
             Err(error) => Err(io_error(error.into(), &self.absolute(relative), "cannot be opened")),
         }
     }
-}
-
-/// Deletes what is in a directory, never what a link points at, and never across a mount.
-fn remove_children(dir: std::os::fd::BorrowedFd<'_>, device: u64, depth: u32) -> rustix::io::Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(Errno::NAMETOOLONG);
-    }
-    // A directory that is changed while it is read may show less than it has: read it until it is empty.
-    for _ in 0..64 {
-        let mut entries = Vec::new();
-        for entry in Dir::read_from(dir)? {
-            let name = entry?.file_name().to_owned();
-            if !matches!(name.to_bytes(), b"." | b"..") {
-                entries.push(name);
-            }
-        }
-        if entries.is_empty() {
-            return Ok(());
-        }
-        for name in entries {
-            let stat = match statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(error) => return Err(error),
-            };
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                unlinkat(dir, &name, AtFlags::empty())?;
-                continue;
-            }
-            if stat.st_dev != device {
-                return Err(Errno::XDEV);
-            }
-            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let child = openat(dir, &name, flags, Mode::empty())?;
-            if fstat(&child)?.st_dev != device {
-                return Err(Errno::XDEV);
-            }
-            remove_children(child.as_fd(), device, depth + 1)?;
-            drop(child);
-            unlinkat(dir, &name, AtFlags::REMOVEDIR)?;
-        }
-    }
-    Err(Errno::NOTEMPTY)
 }
 
 /// A directory that exists is free for an instance when it is empty and nobody else's.
