@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::LogParams;
-use saasodoo_core::{Error, InstanceId, LogLine, LogOptions, OperationKind, Result};
+use saasodoo_core::{BackendKind, Error, InstanceId, LogLine, LogOptions, OperationKind, Result};
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Effect, classify, deadline};
@@ -42,7 +42,14 @@ pub(crate) fn logs(wire: Wire, id: InstanceId, options: LogOptions) -> BoxStream
         log,
         |mut log| async move { Ok(log.next().await?.map(|line| (line, log))) },
     )
-    .map(move |line| line.map_err(|error: Error| error.with_operation(OperationKind::Logs).with_instance(id)))
+    .map(move |line| {
+        line.map_err(|error: Error| {
+            error
+                .with_operation(OperationKind::Logs)
+                .with_backend(BackendKind::Kubernetes)
+                .with_instance(id)
+        })
+    })
     .boxed()
 }
 
