@@ -460,8 +460,8 @@ async fn calls_that_meet_do_no_harm() {
         if orchestrator.exists(id).await.expect("an answer") {
             orchestrator.delete(id, DeleteOptions::retain()).await.expect("deleted");
         }
-        if let Ok(plan) = orchestrator.plan(&Operation::Purge(id)).await {
-            let token = plan.purge_token.expect("a token");
+        let plan = orchestrator.plan(&Operation::Purge(id)).await.expect("a plan");
+        if let Some(token) = plan.purge_token {
             orchestrator
                 .delete(id, DeleteOptions::purge(token))
                 .await
