@@ -95,6 +95,11 @@ impl InstanceSpec {
             .collect()
     }
 
+    /// The paths of the fields that have a value.
+    pub(crate) fn field_names(&self) -> BTreeSet<String> {
+        self.fields().into_keys().collect()
+    }
+
     /// Every field under its path. Destructured without `..`, so that a new field cannot be forgotten.
     fn fields(&self) -> BTreeMap<String, Value> {
         let Self {
@@ -465,7 +470,10 @@ mod tests {
         assert!(!change.is_empty());
         let labelled = change.apply_to(&spec()).expect("a label");
         assert_eq!(labelled.labels[&key].as_str(), "gold");
-        let bare = InstanceChange::new().unset_label(key).apply_to(&labelled).expect("no label");
+        let bare = InstanceChange::new()
+            .unset_label(key)
+            .apply_to(&labelled)
+            .expect("no label");
         assert!(bare.labels.is_empty());
     }
 

@@ -20,6 +20,8 @@
 //! | run instances on Docker Swarm | `saasodoo-swarm` |
 //! | test a service without a platform | `saasodoo-testkit`, as a dev-dependency |
 //! | add deadlines, retries and traces | [`decor`] |
+//! | run two platforms side by side and compare them | [`dual`] |
+//! | move tenants from one platform to the other | [`migration`] |
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +31,7 @@ mod config;
 pub mod decor;
 #[cfg(test)]
 mod documents;
+pub mod dual;
 mod error;
 mod ext;
 mod facts;
@@ -38,6 +41,7 @@ mod health;
 mod host;
 mod id;
 mod instance;
+pub mod migration;
 mod options;
 mod orchestrator;
 mod quantity;

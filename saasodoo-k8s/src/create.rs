@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::backend::Inner;
+use crate::config::AdoptionSource;
 use crate::convert::{Blueprint, Owner, adopted_volume_name, directory_record, secrets};
 use crate::error::unexpected;
 use crate::names::{CREATION, DATA, FULL_ID, HOSTS, MANAGED_BY, claim_name, host_label, id_of};
@@ -161,7 +162,10 @@ impl Inner {
                     None => return self.existing_or(spec, hosts, ledger, no_data(spec.id)).await,
                 }
             }
-            Data::Directory(path) => blueprint.data = directory_record(path),
+            Data::Directory(path) => {
+                self.check_directory(path).await?;
+                blueprint.data = directory_record(path);
+            }
         }
 
         // Round one.
@@ -211,18 +215,27 @@ impl Inner {
             name: blueprint.name.to_string(),
             uid: deployment.uid().to_owned(),
         };
-        let claim = self.data(&blueprint, data, retained, &deployment, ledger);
+        let claim = async {
+            match &retained {
+                Some(claim) => Ok(claim.clone()),
+                None => self.data(&blueprint, data, &deployment, ledger).await,
+            }
+        };
         let (claim, rest, taken) = futures::join!(
             claim,
             self.owned(&blueprint, &owner, ledger, None),
             self.host_taken(hosts, spec.id, None),
         );
-        let claim = claim?;
+        let mut claim = claim?;
         rest?;
         // Another creation may have claimed the host since round one. Whoever sees the other one withdraws: both may,
         // never none.
         if let Some((host, owner)) = taken? {
             return Err(host_conflict(&host, &owner).with_retry(Retry::After(None)));
+        }
+        if retained.is_some() {
+            // Last, for it cannot be undone exactly.
+            claim = self.take(&blueprint, &claim).await?;
         }
         self.wrote(spec.id, crate::watch::Kind::Claim, claim.version());
         let outcome = match data {
@@ -285,19 +298,32 @@ impl Inner {
         }
     }
 
-    /// Makes the claim, or takes the one that is adopted.
+    /// Looks for a directory on a root that is mounted here too. Where it is not, the pod's mount will tell.
+    async fn check_directory(&self, path: &DataPath) -> Result<()> {
+        let Some(AdoptionSource::HostPath { root }) = self.config.adoption.clone() else {
+            return Ok(());
+        };
+        let full = std::path::Path::new(&root).join(path.as_str());
+        let look = tokio::task::spawn_blocking(move || std::path::Path::new(&root).is_dir() && !full.is_dir());
+        // A file system that hangs is no answer.
+        match tokio::time::timeout(self.wire.deadlines.read, look).await {
+            Ok(Ok(true)) => Err(Error::new(
+                ErrorKind::StorageMissing,
+                format!("there is no directory {path} to adopt"),
+            )
+            .with_field("data")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the claim.
     async fn data(
         &self,
         blueprint: &Blueprint<'_>,
         data: &Data,
-        retained: Option<ClaimView>,
         deployment: &DeploymentView,
         ledger: &Ledger,
     ) -> Result<ClaimView> {
-        if let Some(claim) = retained {
-            // Ours by its labels now, also if the guide's client made it; and as large as the spec says.
-            return self.take(blueprint, &claim).await;
-        }
         let name = blueprint.claim.as_str();
         let claim = match data {
             Data::New => self.amended(blueprint.claim()),
@@ -324,7 +350,8 @@ impl Inner {
         }
     }
 
-    /// Puts our labels on a claim that is adopted, and grows it to the size of the spec.
+    /// Puts our labels on a claim that is adopted, also if the guide's client made it, and grows it to the size of the
+    /// spec.
     async fn take(&self, blueprint: &Blueprint<'_>, claim: &ClaimView) -> Result<ClaimView> {
         let wanted = blueprint.claim();
         let mut patch = json!({
@@ -551,7 +578,7 @@ impl Inner {
                 None if recorded == "new" && never_ran(deployment) => Data::New,
                 None => return Err(storage_missing(&blueprint.claim)),
             };
-            live.claim = Some(self.data(&blueprint, &data, None, deployment, ledger).await?);
+            live.claim = Some(self.data(&blueprint, &data, deployment, ledger).await?);
         }
         self.owned(&blueprint, &owner, ledger, Some(missing)).await?;
         Ok(live)

@@ -62,6 +62,10 @@ pub fn id(number: u32) -> InstanceId {
     InstanceId::new(uuid::Uuid::from_u64_pair(u64::from(number) << 32, u64::from(number)))
 }
 
+pub(crate) fn image(text: &str) -> saasodoo_core::ImageRef {
+    parsed(text)
+}
+
 fn parsed<T: std::str::FromStr<Err = saasodoo_core::Error>>(text: &str) -> T {
     text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
 }

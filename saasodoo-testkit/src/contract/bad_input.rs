@@ -350,7 +350,7 @@ async fn probes(ctx: &Ctx) -> Verdict {
 }
 
 async fn update(ctx: &Ctx) -> Verdict {
-    let (spec, before) = ctx.stopped().await?;
+    let (spec, before) = ctx.resting().await?;
     let mut probes = spec.probes.clone();
     probes.period_seconds = 0;
     let mut addons = spec.addons.clone();

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use saasodoo_core::{
-    CreateOptions, DataPolicy, DeleteOptions, EnsureOutcome, ErrorKind, InstanceFilter, InstanceId,
+    CreateOptions, DataPolicy, DeleteOptions, EnsureOutcome, ErrorKind, Instance, InstanceFilter, InstanceId,
     InstanceOrchestratorExt, InstanceSpec, InstanceStatus, OdooVersion, Operation,
 };
 
@@ -185,7 +185,7 @@ async fn second_with_other_spec(ctx: &Ctx) -> Verdict {
 }
 
 async fn taken_host(ctx: &Ctx) -> Verdict {
-    let (first, before) = ctx.stopped().await?;
+    let (first, before) = ctx.resting().await?;
     let host = first
         .hosts(&ctx.subject().base_domain())?
         .into_iter()
@@ -278,7 +278,7 @@ async fn rolls_back_exactly(ctx: &Ctx) -> Verdict {
 }
 
 async fn rolls_back_at_every_request(ctx: &Ctx) -> Verdict {
-    let (neighbour, before) = ctx.stopped().await?;
+    let (neighbour, before) = ctx.resting().await?;
     for n in 1..=40 {
         let spec = ctx.spec();
         let Some(guard) = ctx.subject().fail_nth_request(n) else {
@@ -362,7 +362,9 @@ async fn ten_at_once(ctx: &Ctx) -> Verdict {
     let specs: Vec<InstanceSpec> = (0..10).map(|_| ctx.spec()).collect();
     let created = join_all(specs.iter().map(|spec| ctx.create(spec))).await;
     created.into_iter().collect::<Result<Vec<_>, Stop>>()?;
-    let running = join_all(specs.iter().map(|spec| ctx.until_running(spec.id))).await;
+    let budget = ctx.budgets().start * 2;
+    let runs = |instance: &Instance| instance.status == InstanceStatus::Running;
+    let running = join_all(specs.iter().map(|spec| ctx.until(spec.id, "running", budget, runs))).await;
     running.into_iter().collect::<Result<Vec<_>, Stop>>()?;
     Ok(())
 }
@@ -395,7 +397,7 @@ async fn every_field_is_kept(ctx: &Ctx) -> Verdict {
         .spec()
         .with_display_name("Grün & Söhne \"Ltd\"")
         .with_env("WORKERS".parse()?, "2")
-        .with_env("GREETING".parse()?, "a=b, \"c\" $d {{e}}")
+        .with_env("GREETING".parse()?, "a=b, \"c\" $d $(HOME) {{.Node.ID}}")
         .with_label("team".parse()?, "blue".parse()?)
         .with_custom_domain(format!("{}.tenant.example", &InstanceId::random().to_string()[..13]).parse()?);
     spec.odoo_version = Some(OdooVersion::new(16));

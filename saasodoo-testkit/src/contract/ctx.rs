@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use saasodoo_core::{
-    Bytes, Capability, CreateOptions, CustomerId, DataPath, DataPolicy, DeleteOptions, DynOrchestrator, EnsureOutcome,
-    Ensured, Error, ErrorKind, Instance, InstanceChange, InstanceFilter, InstanceId, InstanceOrchestratorExt,
-    InstanceSpec, InstanceStatus, LogOptions, Operation, Plan, PurgeToken, Result, Retry, StorageLocation,
-    UpdateOptions,
+    BackendKind, Bytes, Capability, CreateOptions, CustomerId, DataPath, DataPolicy, DeleteOptions, DynOrchestrator,
+    EnsureOutcome, Ensured, Error, ErrorKind, Instance, InstanceChange, InstanceFilter, InstanceId,
+    InstanceOrchestratorExt, InstanceSpec, InstanceStatus, LogOptions, Operation, Plan, PurgeToken, Result, Retry,
+    StorageLocation, UpdateOptions,
 };
 
 use tokio::time::{Instant, sleep};
@@ -190,6 +190,7 @@ impl Ctx {
         fits: impl Fn(&Instance) -> bool + Send + Sync,
     ) -> Result<Instance, Stop> {
         let deadline = Instant::now() + budget;
+        let mut pause = Duration::from_millis(200);
         loop {
             let seen = match self.orchestrator.get(id).await {
                 Ok(instance) if fits(&instance) => return Ok(instance),
@@ -203,7 +204,46 @@ impl Ctx {
                 Instant::now() < deadline,
                 "expected {what} within {budget:?}, saw {seen}"
             );
-            sleep(Duration::from_millis(250)).await;
+            sleep(pause).await;
+            pause = (pause * 5 / 4).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Waits until the platform has written to the objects what it writes by itself after a change, so that two
+    /// revisions can be compared.
+    pub(super) async fn quiet(&self, id: InstanceId) -> Result<Instance, Stop> {
+        let mut last = self.get(id).await?;
+        let mut equal = 0;
+        for _ in 0..30 {
+            sleep(Duration::from_millis(500)).await;
+            let seen = self.get(id).await?;
+            equal = if seen.provenance.revision == last.provenance.revision {
+                equal + 1
+            } else {
+                0
+            };
+            last = seen;
+            if equal >= 3 {
+                return Ok(last);
+            }
+        }
+        Err(Stop::failed(
+            "expected the revision to stay the same when nothing happens",
+        ))
+    }
+
+    /// A new instance that was created stopped, of which nothing changes any more.
+    pub(super) async fn resting(&self) -> Result<(InstanceSpec, Instance), Stop> {
+        let (spec, _) = self.stopped().await?;
+        let instance = self.quiet(spec.id).await?;
+        Ok((spec, instance))
+    }
+
+    /// Whether an answer may name this backend: two backends side by side name the one that answered.
+    pub(super) fn names_backend(&self, backend: Option<BackendKind>) -> bool {
+        match self.orchestrator.backend() {
+            BackendKind::DualRun => backend.is_some(),
+            own => backend == Some(own),
         }
     }
 
@@ -360,10 +400,14 @@ pub(super) fn refused<T: fmt::Debug>(what: &str, result: Result<T>, kinds: &[Err
     match result {
         Err(error) if kinds.contains(&error.kind()) => Ok(error),
         Err(error) => Err(Stop::failed(format!("{what}: expected {}, got {error}", names(kinds)))),
-        Ok(answer) => Err(Stop::failed(format!(
-            "{what}: expected {}, got {answer:?}",
-            names(kinds)
-        ))),
+        Ok(answer) => {
+            // An observation in full would bury the reason.
+            let answer: String = format!("{answer:?}").chars().take(120).collect();
+            Err(Stop::failed(format!(
+                "{what}: expected {}, got {answer}…",
+                names(kinds)
+            )))
+        }
     }
 }
 
@@ -409,7 +453,7 @@ pub(super) async fn cannot(ctx: &Ctx, capability: Capability) -> Verdict {
     let what = format!("asking for {capability:?}, which is off");
     match capability {
         Capability::StorageGrowth => {
-            let (spec, before) = ctx.stopped().await?;
+            let (spec, before) = ctx.resting().await?;
             let larger = Bytes::new(spec.storage.get() * 2);
             let change = InstanceChange::new().storage(larger);
             let answer = orchestrator.update(spec.id, &change, UpdateOptions::new()).await;

@@ -4,10 +4,17 @@
 //! A backend takes part by implementing [`Subject`]: where its orchestrator is, what a valid spec looks like there,
 //! how long things may take, and how to look at an instance's data. Then, in a test:
 //!
-//! ```ignore
-//! let report = Runner::new(Arc::new(MySubject::new())).concurrency(8).run().await;
-//! report.write().expect("the result file");
-//! report.assert_passed(60);
+//! ```
+//! use std::sync::Arc;
+//! use saasodoo_testkit::contract::Runner;
+//! use saasodoo_testkit::memory::{MemoryOrchestrator, MemorySubject};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let subject = Arc::new(MemorySubject::new(MemoryOrchestrator::new()));
+//! let report = Runner::new(subject).only(&["create.makes_an_instance"]).run().await;
+//! report.assert_passed(1);
+//! # }
 //! ```
 //!
 //! Every clause ends with one of four [outcomes](Outcome): there is no early return that counts as passed. The results
@@ -21,6 +28,7 @@ mod create;
 mod ctx;
 mod delete;
 mod ext;
+mod faults;
 mod get_list;
 mod logs;
 mod plan;

@@ -80,9 +80,9 @@ fn update(id: InstanceId, change: InstanceChange) -> Operation {
 
 async fn no_side_effects(ctx: &Ctx) -> Verdict {
     let (spec, _) = ctx.running().await?;
-    let (stopped, before_stopped) = ctx.stopped().await?;
+    let (stopped, before_stopped) = ctx.resting().await?;
     let location = ctx.mark(spec.id, "planned over").await?;
-    let before = ctx.get(spec.id).await?;
+    let before = ctx.quiet(spec.id).await?;
     let fresh = ctx.spec();
     let change = InstanceChange::new()
         .image(ctx.subject().other_image())

@@ -149,7 +149,7 @@ async fn restart_keeps_data(ctx: &Ctx) -> Verdict {
 }
 
 async fn restart_of_stopped(ctx: &Ctx) -> Verdict {
-    let (spec, before) = ctx.stopped().await?;
+    let (spec, before) = ctx.resting().await?;
     let answer = ctx.orchestrator().restart(spec.id).await;
     refused("restart of a stopped instance", answer, &[ErrorKind::NotAllowed])?;
     ctx.settle().await;

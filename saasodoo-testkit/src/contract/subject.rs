@@ -139,10 +139,10 @@ impl Budgets {
     #[must_use]
     pub const fn real() -> Self {
         Self {
-            start: Duration::from_secs(60),
+            start: Duration::from_secs(90),
             stop: Duration::from_secs(60),
-            failure: Duration::from_secs(120),
-            settle: Duration::from_secs(6),
+            failure: Duration::from_secs(150),
+            settle: Duration::from_secs(5),
         }
     }
 }

@@ -168,7 +168,7 @@ async fn same_values(ctx: &Ctx) -> Verdict {
 }
 
 async fn empty_change(ctx: &Ctx) -> Verdict {
-    let (spec, before) = ctx.stopped().await?;
+    let (spec, before) = ctx.resting().await?;
     update(ctx, spec.id, &InstanceChange::new(), EnsureOutcome::Unchanged).await?;
     let after = ctx.get(spec.id).await?;
     same("the revision", &after.provenance.revision, &before.provenance.revision)?;
@@ -232,7 +232,7 @@ async fn storage_grows(ctx: &Ctx) -> Verdict {
 }
 
 async fn storage_never_shrinks(ctx: &Ctx) -> Verdict {
-    let (spec, before) = ctx.stopped().await?;
+    let (spec, before) = ctx.resting().await?;
     let smaller = Bytes::new(spec.storage.get() / 2);
     let answer = ctx
         .orchestrator()
@@ -254,7 +254,7 @@ async fn absent(ctx: &Ctx) -> Verdict {
 }
 
 async fn stale_revision(ctx: &Ctx) -> Verdict {
-    let (spec, before) = ctx.stopped().await?;
+    let (spec, before) = ctx.resting().await?;
     let stale = before.provenance.revision;
     let expected = updated(ctx, &spec, &InstanceChange::new().set_env("CONTRACT".parse()?, "1")).await?;
     let change = InstanceChange::new().set_env("CONTRACT".parse()?, "2");
@@ -377,7 +377,7 @@ async fn route(ctx: &Ctx) -> Verdict {
 
 async fn taken_host(ctx: &Ctx) -> Verdict {
     let (first, _) = ctx.stopped().await?;
-    let (second, before) = ctx.stopped().await?;
+    let (second, before) = ctx.resting().await?;
     let host = &first.hosts(&ctx.subject().base_domain())?[0];
     let mut route = second.route.clone();
     route.subdomain = Some(host.as_str().split('.').next().unwrap_or_default().parse()?);

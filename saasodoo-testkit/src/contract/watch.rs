@@ -410,8 +410,8 @@ async fn agrees_with_get(ctx: &Ctx) -> Verdict {
     let mut watched = Watched::synced(ctx, ctx.own()).await?;
     ctx.orchestrator().stop(spec.id).await?;
     ctx.until_status(spec.id, InstanceStatus::Stopped).await?;
+    let got = ctx.quiet(spec.id).await?;
     watched.drain(ctx).await?;
-    let got = ctx.get(spec.id).await?;
     let last = watched
         .last(spec.id)
         .ok_or_else(|| Stop::failed("the watch has nothing about the instance"))?;

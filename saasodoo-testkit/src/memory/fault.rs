@@ -1,5 +1,7 @@
 //! Faults planned ahead, as data, and the record of the calls they are counted by.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use saasodoo_core::{Error, ErrorKind, InstanceId, OperationKind, Power, Retry};
@@ -165,20 +167,55 @@ impl Call {
 /// A plan that is being carried out.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    planned: Vec<(PlannedFault, u32)>,
+    planned: Vec<Planned>,
+    added: u64,
+}
+
+#[derive(Debug)]
+struct Planned {
+    fault: PlannedFault,
+    /// The calls that it matched.
+    seen: u32,
+    number: u64,
+    struck: Arc<AtomicBool>,
 }
 
 impl Faults {
     pub(super) fn new(plan: FaultPlan) -> Self {
-        Self {
-            planned: plan.faults.into_iter().map(|fault| (fault, 0)).collect(),
+        let mut faults = Self::default();
+        for fault in plan.faults {
+            faults.add(fault);
         }
+        faults
+    }
+
+    /// Adds a fault: its number, by which it can be taken away, and whether it has struck.
+    pub(super) fn add(&mut self, fault: PlannedFault) -> (u64, Arc<AtomicBool>) {
+        self.added += 1;
+        let struck = Arc::new(AtomicBool::new(false));
+        self.planned.push(Planned {
+            fault,
+            seen: 0,
+            number: self.added,
+            struck: Arc::clone(&struck),
+        });
+        (self.added, struck)
+    }
+
+    pub(super) fn remove(&mut self, number: u64) {
+        self.planned.retain(|planned| planned.number != number);
     }
 
     /// Counts the call and says what befalls it.
     pub(super) fn meet(&mut self, call: &Call) -> Option<Fault> {
         let mut hit = None;
-        for (planned, seen) in &mut self.planned {
+        for Planned {
+            fault: planned,
+            seen,
+            struck,
+            ..
+        } in &mut self.planned
+        {
             let matches = planned.operation.is_none_or(|operation| operation == call.operation)
                 && planned.instance.is_none_or(|instance| call.instance == Some(instance));
             if !matches {
@@ -186,6 +223,7 @@ impl Faults {
             }
             *seen = seen.saturating_add(1);
             if *seen >= planned.first && planned.last.is_none_or(|last| *seen <= last) && hit.is_none() {
+                struck.store(true, Ordering::SeqCst);
                 hit = Some(planned.fault.clone());
             }
         }

@@ -44,6 +44,7 @@ mod fault;
 mod logs;
 mod operations;
 mod orchestrator;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -63,7 +64,10 @@ use saasodoo_core::{
 use tokio::sync::watch as signal;
 use tokio::time::Instant;
 
+use crate::contract::FaultGuard;
+
 pub use fault::{Call, Fault, FaultPlan, PlannedFault};
+pub use subject::MemorySubject;
 pub use unit::Trouble;
 pub use volume::{HEARTBEAT_FILE, Heartbeat, Violation, Writer};
 
@@ -156,7 +160,8 @@ impl MemoryBuilder {
         self
     }
 
-    /// What the backend can do. Default: everything but cached reads.
+    /// What the backend can do. Default: everything but cached reads. With those, a `get` after the first watch is no
+    /// call any more: it is not recorded and meets no fault.
     pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
         self.settings.capabilities = capabilities;
         self
@@ -321,7 +326,7 @@ impl MemoryOrchestrator {
     }
 
     /// Changes what the platform has of the spec behind everybody's back, as a person with a console does. The running
-    /// process is left alone.
+    /// process is left alone, and so are the hosts that are routed to it.
     ///
     /// # Errors
     /// `NotFound`.
@@ -367,6 +372,13 @@ impl MemoryOrchestrator {
     /// Replaces the planned faults; counting starts anew.
     pub fn plan_faults(&self, plan: FaultPlan) {
         self.write(|world, _, _| world.faults = Faults::new(plan));
+    }
+
+    /// Adds a fault to what is planned, counting from now on. Dropping the guard takes it away.
+    pub fn add_fault(&self, fault: PlannedFault) -> FaultGuard {
+        let (number, struck) = self.write(|world, _, _| world.faults.add(fault));
+        let memory = self.clone();
+        FaultGuard::new(struck, move || memory.write(|world, _, _| world.faults.remove(number)))
     }
 
     /// Cuts off everybody who watches for so long: they hear that they are out of touch, and afterwards what they

@@ -56,12 +56,14 @@ impl World {
     ) -> Result<Creation> {
         let hosts = self.check(spec)?;
         let adopts = match &options.data {
-            DataPolicy::AdoptDirectory(path) => Some(self.adopted_data(path)),
+            DataPolicy::AdoptDirectory(path) if self.supports(Capability::AdoptDirectory) => {
+                Some(self.adopted_data(path))
+            }
+            DataPolicy::AdoptDirectory(_) => {
+                return Err(Error::unsupported("data", "this backend cannot adopt directories"));
+            }
             _ => None,
         };
-        if adopts.is_some() && !self.supports(Capability::AdoptDirectory) {
-            return Err(Error::unsupported("data", "this backend cannot adopt directories"));
-        }
         if let Some(tenant) = self.tenants.get(&spec.id) {
             if tenant.deleting.is_some() {
                 return Err(Error::conflict(["id"], "the instance is being deleted")
@@ -119,8 +121,8 @@ impl World {
         Ok(Creation::Make { hosts, data, outcome })
     }
 
-    /// Whether the spec can be had here; answers its hosts.
-    fn check(&self, spec: &InstanceSpec) -> Result<Vec<Host>> {
+    /// Whether the spec can be had here, as far as that can be told without looking at what exists; answers its hosts.
+    pub(super) fn check(&self, spec: &InstanceSpec) -> Result<Vec<Host>> {
         spec.validate()?;
         let hosts = spec.hosts(&self.settings.config.base_domain)?;
         if !spec.scheduling.tolerations.is_empty() && !self.supports(Capability::Tolerations) {
@@ -206,7 +208,9 @@ impl World {
             field == "storage" || field == "odoo_version" || field.starts_with("route.") || field.starts_with("addons.")
         };
         let in_place = self.supports(Capability::RouteChangeWithoutRestart);
-        let replaces = changes.iter().any(|change| !(in_place && quiet(&change.field)));
+        let replaces = changes
+            .iter()
+            .any(|change| !(change.field.starts_with("labels.") || in_place && quiet(&change.field)));
         Ok(Revision {
             id,
             spec,

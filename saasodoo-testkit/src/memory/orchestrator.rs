@@ -67,6 +67,9 @@ impl InstanceOrchestrator for MemoryOrchestrator {
 
     async fn create(&self, spec: &InstanceSpec, options: CreateOptions) -> Result<Ensured> {
         let (memory, spec, id) = (self.clone(), spec.clone(), spec.id);
+        // What is wrong by itself never gets as far as the platform.
+        self.peek(|world| world.check(&spec).map(drop))
+            .map_err(|error| self.context(error, OperationKind::Create, Some(id)))?;
         detached(async move {
             let call = Call::new(OperationKind::Create, Some(id));
             let apply = || {
@@ -131,6 +134,10 @@ impl InstanceOrchestrator for MemoryOrchestrator {
     }
 
     async fn get(&self, id: InstanceId) -> Result<Instance> {
+        // No request, so nothing to record and nothing that could go wrong. What the cache does not have is asked for.
+        if let Some(instance) = self.read(|world, volumes, at| world.cached(id, at, volumes)) {
+            return Ok(instance);
+        }
         let call = Call::new(OperationKind::Get, Some(id));
         let look = || self.read(|world, volumes, at| world.observe(world.resolve(id)?, at, volumes));
         self.around(call, look)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use saasodoo_core::{
     BackendKind, Bytes, Capability, Cause, DataPath, Endpoints, Error, ErrorKind, Facts, Hold, Host, Instance,
-    InstanceFilter, InstanceId, InstanceSpec, ObjectName, Provenance, Result, Secret, Storage, StorageLocation,
+    InstanceFilter, InstanceId, InstanceSpec, ObjectName, Provenance, Result, Secret, Source, Storage, StorageLocation,
     StorageState, Transition, Unparsed,
 };
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::Settings;
 use super::clock::{Moment, stamp};
 use super::fault::{Call, Faults};
-use super::unit::{Log, Scene, SimUnit, Trouble};
+use super::unit::{Due, Log, Scene, SimUnit, Trouble};
 use super::volume::Volumes;
 
 /// All platforms that share their data, and the data.
@@ -37,28 +37,28 @@ impl Universe {
 
     /// Lets everything happen that is due by `now`, in the order of time over all platforms.
     pub(super) fn advance(&mut self, now: Moment) -> Moment {
-        while let Some((at, world, id)) = self.next() {
-            if at > now {
+        while let Some((due, world, id)) = self.next() {
+            if due.at > now {
                 break;
             }
-            self.now = self.now.max(at);
+            self.now = self.now.max(due.at);
             self.worlds[world].step(id, self.now, &mut self.volumes);
         }
         self.now = self.now.max(now);
         self.now
     }
 
-    fn next(&self) -> Option<(Moment, usize, InstanceId)> {
+    fn next(&self) -> Option<(Due, usize, InstanceId)> {
         self.worlds
             .iter()
             .enumerate()
-            .filter_map(|(index, world)| world.agenda.first().map(|(at, id)| (*at, index, *id)))
+            .filter_map(|(index, world)| world.agenda.first().map(|(due, id)| (*due, index, *id)))
             .min()
     }
 
     /// When something happens next by itself.
     pub(super) fn due(&self) -> Option<Moment> {
-        self.next().map(|(at, _, _)| at)
+        self.next().map(|(due, _, _)| due.at)
     }
 }
 
@@ -96,7 +96,7 @@ pub(super) struct Tenant {
     pub(super) unparsed: Vec<Unparsed>,
     pub(super) log: Log,
     units: Vec<SimUnit>,
-    due: Option<Moment>,
+    due: Option<Due>,
 }
 
 impl Tenant {
@@ -112,12 +112,14 @@ pub(super) struct World {
     pub(super) faults: Faults,
     pub(super) calls: Vec<Call>,
     pub(super) watch_down_until: Moment,
+    /// Somebody has watched, so there is something to answer reads from.
+    cached: bool,
     pub(super) tenants: BTreeMap<InstanceId, Tenant>,
     pub(super) retained: BTreeMap<InstanceId, Data>,
     hosts: BTreeMap<Host, InstanceId>,
     names: BTreeMap<ObjectName, InstanceId>,
     troubles: BTreeMap<InstanceId, Vec<Trouble>>,
-    agenda: BTreeSet<(Moment, InstanceId)>,
+    agenda: BTreeSet<(Due, InstanceId)>,
     subscribers: Vec<mpsc::UnboundedSender<News>>,
     base: Timestamp,
     counter: u64,
@@ -130,6 +132,7 @@ impl World {
             faults: Faults::default(),
             calls: Vec::new(),
             watch_down_until: Moment::ZERO,
+            cached: false,
             tenants: BTreeMap::new(),
             retained: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -342,7 +345,7 @@ impl World {
     /// Does what is due for the instance.
     fn step(&mut self, id: InstanceId, at: Moment, volumes: &mut Volumes) {
         self.with_units(id, at, volumes, |units, scene| {
-            units.retain_mut(|unit| !(unit.due().is_some_and(|due| due <= at) && unit.step(scene)));
+            units.retain_mut(|unit| !(unit.due().is_some_and(|due| due.at <= at) && unit.step(scene)));
         });
         self.touch(id, at, volumes);
     }
@@ -418,8 +421,19 @@ impl World {
 
     pub(super) fn subscribe(&mut self) -> mpsc::UnboundedReceiver<News> {
         let (sender, receiver) = mpsc::unbounded_channel();
+        self.cached = true;
         self.subscribers.push(sender);
         receiver
+    }
+
+    /// The instance from the cache, where there is one that is in step and has it.
+    pub(super) fn cached(&self, id: InstanceId, at: Moment, volumes: &Volumes) -> Option<Instance> {
+        let in_step = self.cached && self.watch_down_until <= at && self.supports(Capability::CachedGet);
+        let mut instance = in_step
+            .then(|| self.observe(self.resolve(id).ok()?, at, volumes).ok())
+            .flatten()?;
+        instance.provenance.source = Source::Cache;
+        Some(instance)
     }
 
     /// Cuts off everybody who watches, until then.

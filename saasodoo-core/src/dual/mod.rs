@@ -1,0 +1,607 @@
+//! Two platforms behind one orchestrator: each tenant served from where it lives, the other side compared with it or
+//! kept in step.
+
+mod compare;
+mod placement;
+mod shadow;
+mod sink;
+mod stats;
+mod sweep;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+pub use compare::{Comparator, FieldVerdict, IgnoreRule, Verdict};
+pub use placement::{MemoryPlacement, Place, PlacementStore};
+pub use sink::{Divergence, DivergenceKind, DivergenceSink, JsonLinesSink, MemorySink};
+pub use stats::{Counts, LatencySummary};
+pub use sweep::{FleetComparison, compare_fleets};
+
+use shadow::{Comparison, Shadow, Write, guarded, is_failure};
+use stats::{Counters, Latencies};
+
+use crate::migration::DataLocator;
+use crate::{
+    BackendKind, Capabilities, CreateOptions, DeleteOptions, Deleted, DynOrchestrator, Ensured, Error, ErrorKind,
+    Health, HealthState, Instance, InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator,
+    InstanceSpec, LogLine, LogOptions, Operation, OperationKind, Plan, Power, Result, UpdateOptions,
+};
+
+/// What a [`DualRun`] does with the side on which a tenant does not live.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Policy {
+    /// Nothing, but for the checks of a creation.
+    #[default]
+    PrimaryOnly,
+    /// Reads it after each `get`, and compares. Never writes to it.
+    Observe,
+    /// Repeats creations, changes and deletions on it, on the same data. The copy there is held stopped: it is never
+    /// started. Compares, too.
+    Mirror,
+}
+
+/// Two orchestrators behind the one trait.
+///
+/// Each instance is served by the side on which it lives, by the [`PlacementStore`]; an instance that nothing was
+/// recorded about lives on the primary. The other side never changes an answer: it is asked beside the caller's way,
+/// through bounded queues, under a deadline of its own, and its panic is caught. Only two things wait for it, and not
+/// longer than [`create_budget`](DualRunBuilder::create_budget): a creation, which asks whether the id or the host is
+/// taken there, and `health`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use saasodoo_core::DynOrchestrator;
+/// use saasodoo_core::dual::{DualRun, MemoryPlacement, MemorySink, Policy};
+///
+/// fn both(swarm: DynOrchestrator, kubernetes: DynOrchestrator) -> (DynOrchestrator, Arc<MemorySink>) {
+///     let sink = Arc::new(MemorySink::new());
+///     let dual = DualRun::builder(swarm, kubernetes)
+///         .policy(Policy::Observe)
+///         .placement(Arc::new(MemoryPlacement::new()))
+///         .sink(sink.clone())
+///         .settle(Duration::from_secs(30), 3)
+///         .build();
+///     (Arc::new(dual), sink)
+/// }
+/// ```
+#[derive(Clone)]
+pub struct DualRun {
+    sides: Arc<Sides>,
+    shadow: Arc<Shadow>,
+}
+
+/// Builds a [`DualRun`].
+#[derive(Debug)]
+pub struct DualRunBuilder {
+    primary: DynOrchestrator,
+    secondary: DynOrchestrator,
+    settings: Settings,
+}
+
+#[derive(Debug)]
+struct Settings {
+    policy: Policy,
+    placement: Arc<dyn PlacementStore>,
+    sink: Arc<dyn DivergenceSink>,
+    comparator: Comparator,
+    locator: Option<Arc<dyn DataLocator>>,
+    settle: Duration,
+    samples: u32,
+    queue: usize,
+    concurrency: usize,
+    deadline: Duration,
+    create_budget: Duration,
+}
+
+/// The two sides and what is counted about them.
+#[derive(Debug)]
+struct Sides {
+    primary: DynOrchestrator,
+    secondary: DynOrchestrator,
+    settings: Settings,
+    counters: Counters,
+    latencies: Latencies,
+}
+
+impl Sides {
+    fn at(&self, place: Place) -> &DynOrchestrator {
+        match place {
+            Place::Primary => &self.primary,
+            Place::Secondary => &self.secondary,
+        }
+    }
+}
+
+impl DualRunBuilder {
+    /// What to do with the other side. Default: [`Policy::PrimaryOnly`].
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.settings.policy = policy;
+        self
+    }
+
+    /// Where tenants live. Default: all on the primary.
+    #[must_use]
+    pub fn placement(mut self, placement: Arc<dyn PlacementStore>) -> Self {
+        self.settings.placement = placement;
+        self
+    }
+
+    /// Where divergences go. Default: memory.
+    #[must_use]
+    pub fn sink(mut self, sink: Arc<dyn DivergenceSink>) -> Self {
+        self.settings.sink = sink;
+        self
+    }
+
+    /// What is compared. Default: [`Comparator::across_platforms`], and [`Comparator::mirrored`] when mirroring.
+    #[must_use]
+    pub fn comparator(mut self, comparator: Comparator) -> Self {
+        self.settings.comparator = comparator;
+        self
+    }
+
+    /// Finds the data that a mirrored copy stands on. Without one nothing is mirrored.
+    #[must_use]
+    pub fn data_locator(mut self, locator: Arc<dyn DataLocator>) -> Self {
+        self.settings.locator = Some(locator);
+        self
+    }
+
+    /// A difference counts when it is the same in so many consecutive samples (at least 2) spread over this time.
+    /// Default: 3 samples in 30 s.
+    #[must_use]
+    pub fn settle(mut self, window: Duration, samples: u32) -> Self {
+        self.settings.settle = window;
+        self.settings.samples = samples.max(2);
+        self
+    }
+
+    /// How many comparisons, and how many writes in each lane, may wait. Default: 1024.
+    #[must_use]
+    pub fn queue(mut self, length: usize) -> Self {
+        self.settings.queue = length;
+        self
+    }
+
+    /// How many comparisons are made at a time. Default: 16.
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.settings.concurrency = concurrency;
+        self
+    }
+
+    /// How long one call of the other side may take. Default: 30 s.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = deadline;
+        self
+    }
+
+    /// How long a creation, and `health`, wait for the other side. Default: 2 s.
+    #[must_use]
+    pub fn create_budget(mut self, budget: Duration) -> Self {
+        self.settings.create_budget = budget;
+        self
+    }
+
+    /// The dual run.
+    #[must_use]
+    pub fn build(self) -> DualRun {
+        let mut settings = self.settings;
+        if settings.policy == Policy::Mirror && settings.comparator == Comparator::across_platforms() {
+            settings.comparator = Comparator::mirrored();
+        }
+        let sides = Arc::new(Sides {
+            primary: self.primary,
+            secondary: self.secondary,
+            settings,
+            counters: Counters::default(),
+            latencies: Latencies::default(),
+        });
+        DualRun {
+            shadow: Arc::new(Shadow::new(Arc::clone(&sides))),
+            sides,
+        }
+    }
+}
+
+impl DualRun {
+    /// Tenants live on `primary` unless something else was recorded.
+    #[must_use]
+    pub fn builder(primary: DynOrchestrator, secondary: DynOrchestrator) -> DualRunBuilder {
+        DualRunBuilder {
+            primary,
+            secondary,
+            settings: Settings {
+                policy: Policy::default(),
+                placement: Arc::new(MemoryPlacement::new()),
+                sink: Arc::new(MemorySink::new()),
+                comparator: Comparator::across_platforms(),
+                locator: None,
+                settle: Duration::from_secs(30),
+                samples: 3,
+                queue: 1024,
+                concurrency: 16,
+                deadline: Duration::from_secs(30),
+                create_budget: Duration::from_secs(2),
+            },
+        }
+    }
+
+    /// What was compared up to now.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.sides.counters.snapshot()
+    }
+
+    /// How long both sides take, operation by operation.
+    #[must_use]
+    pub fn latencies(&self) -> Vec<LatencySummary> {
+        self.sides.latencies.summaries()
+    }
+
+    /// Where tenants live.
+    #[must_use]
+    pub fn placement(&self) -> &Arc<dyn PlacementStore> {
+        &self.sides.settings.placement
+    }
+
+    /// Compares both sides whole, with one listing of each per sample.
+    ///
+    /// # Errors
+    /// Those of the listings.
+    pub async fn sweep(&self, filter: InstanceFilter) -> Result<FleetComparison> {
+        let Settings {
+            comparator,
+            settle,
+            samples,
+            ..
+        } = &self.sides.settings;
+        compare_fleets(
+            &self.sides.primary,
+            &self.sides.secondary,
+            filter,
+            comparator,
+            *settle,
+            *samples,
+        )
+        .await
+    }
+
+    async fn home(&self, id: InstanceId) -> Result<Place> {
+        let place = self.sides.settings.placement.get(id).await?;
+        Ok(place.unwrap_or(Place::Primary))
+    }
+
+    /// Calls the side on which the tenant lives, and notes how long it takes.
+    async fn at_home<T>(
+        &self,
+        home: Place,
+        operation: OperationKind,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        let began = Instant::now();
+        let answer = call.await;
+        self.sides
+            .latencies
+            .record(home, operation, began.elapsed(), is_failure(&answer));
+        answer
+    }
+
+    /// Whether the other side has the id or one of the hosts.
+    async fn check_other_side(&self, home: Place, spec: &InstanceSpec) -> Result<()> {
+        let settings = &self.sides.settings;
+        let other = self.sides.at(home.other()).clone();
+        let id = spec.id;
+        let operation = Operation::Create(Box::new(spec.clone()), CreateOptions::new().stopped());
+        let (there, plan) = {
+            let (a, b) = (other.clone(), other.clone());
+            tokio::join!(
+                guarded(&other, settings.create_budget, async move { a.get(id).await }),
+                guarded(&other, settings.create_budget, async move { b.plan(&operation).await })
+            )
+        };
+        let there = match there {
+            Ok(instance) => Some(instance),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return self.unchecked(home, id, error).await,
+        };
+        if let Some(instance) = there {
+            let copy = settings.policy == Policy::Mirror && instance.facts.desired == 0;
+            // A mirrored copy may have another spec than is asked for now: the home side judges that.
+            return if copy {
+                Ok(())
+            } else {
+                Err(Error::conflict(
+                    ["id"],
+                    format!("the instance exists on {}, the {} side", other.backend(), home.other()),
+                )
+                .with_operation(OperationKind::Create)
+                .with_instance(id)
+                .with_advice("record where it lives, or delete it there"))
+            };
+        }
+        // While nobody lives on the mirror its hosts are those of copies, some of them about to be deleted: the home
+        // side, which has the originals, is the judge.
+        let judge = home == Place::Primary && !settings.placement.secondary_is_used().await?;
+        if settings.policy == Policy::Mirror && judge {
+            return Ok(());
+        }
+        match plan {
+            Err(error) if error.kind() == ErrorKind::Conflict && error.conflicts().iter().any(|f| is_host(f)) => {
+                Err(error)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) => {
+                self.unchecked(home, id, error).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// With tenants on both sides a creation that cannot be checked is refused; while the other side serves nobody it
+    /// is only noted.
+    async fn unchecked(&self, home: Place, id: InstanceId, error: Error) -> Result<()> {
+        let settings = &self.sides.settings;
+        if home == Place::Secondary || settings.placement.secondary_is_used().await? {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the {} side could not be asked for the id and the host", home.other()),
+            )
+            .with_operation(OperationKind::Create)
+            .with_instance(id)
+            .with_source(error));
+        }
+        let now = Timestamp::now();
+        let divergence = Divergence {
+            instance: id,
+            operation: OperationKind::Create,
+            kind: DivergenceKind::NotChecked {
+                reason: error.to_string(),
+            },
+            first_seen: now,
+            reported: now,
+            samples: 1,
+        };
+        let sink = Arc::clone(&settings.sink);
+        tokio::spawn(async move { sink.record(divergence).await });
+        Ok(())
+    }
+
+    fn compare(&self, id: InstanceId, home: Place, operation: OperationKind, answer: &Result<Instance>) {
+        if self.sides.settings.policy == Policy::PrimaryOnly {
+            return;
+        }
+        let seen = match answer {
+            Ok(instance) => Some(Box::new(instance.clone())),
+            Err(error) if error.is_not_found() => None,
+            Err(_) => return,
+        };
+        self.shadow.compare(Comparison {
+            id,
+            home,
+            operation,
+            seen,
+        });
+    }
+
+    fn mirror(&self, home: Place, write: impl FnOnce() -> Write) {
+        if self.sides.settings.policy == Policy::Mirror {
+            self.shadow.mirror(home, write());
+        }
+    }
+}
+
+/// Before anything is asked: what is wrong in itself needs no other side.
+fn validate(spec: &InstanceSpec, operation: OperationKind) -> Result<()> {
+    spec.validate().map_err(|error| {
+        error
+            .with_operation(operation)
+            .with_instance(spec.id)
+            .with_backend(BackendKind::DualRun)
+    })
+}
+
+fn is_host(field: &str) -> bool {
+    field.starts_with("route") || (field.contains("host") && !field.starts_with("database"))
+}
+
+impl fmt::Display for DualRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} beside {}", self.sides.primary, self.sides.secondary)
+    }
+}
+
+impl fmt::Debug for DualRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DualRun")
+            .field("primary", &self.sides.primary)
+            .field("secondary", &self.sides.secondary)
+            .field("policy", &self.sides.settings.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl InstanceOrchestrator for DualRun {
+    fn backend(&self) -> BackendKind {
+        BackendKind::DualRun
+    }
+
+    /// What both sides can do: a tenant can live on either.
+    fn capabilities(&self) -> Capabilities {
+        let (primary, secondary) = (&self.sides.primary, &self.sides.secondary);
+        primary.capabilities().intersection(&secondary.capabilities())
+    }
+
+    async fn create(&self, spec: &InstanceSpec, options: CreateOptions) -> Result<Ensured> {
+        validate(spec, OperationKind::Create)?;
+        let home = self.home(spec.id).await?;
+        self.check_other_side(home, spec).await?;
+        let ensured = self
+            .at_home(home, OperationKind::Create, self.sides.at(home).create(spec, options))
+            .await?;
+        self.mirror(home, || {
+            Write::Create(Box::new(spec.clone()), Box::new(ensured.instance.clone()))
+        });
+        Ok(ensured)
+    }
+
+    async fn update(&self, id: InstanceId, change: &InstanceChange, options: UpdateOptions) -> Result<Ensured> {
+        let home = self.home(id).await?;
+        let ensured = self
+            .at_home(
+                home,
+                OperationKind::Update,
+                self.sides.at(home).update(id, change, options),
+            )
+            .await?;
+        self.mirror(home, || Write::Update(id, Box::new(change.clone())));
+        Ok(ensured)
+    }
+
+    async fn set_power(&self, id: InstanceId, power: Power) -> Result<Instance> {
+        let home = self.home(id).await?;
+        self.at_home(home, OperationKind::SetPower, self.sides.at(home).set_power(id, power))
+            .await
+    }
+
+    async fn delete(&self, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
+        let home = self.home(id).await?;
+        let deleted = self
+            .at_home(home, OperationKind::Delete, self.sides.at(home).delete(id, options))
+            .await?;
+        self.mirror(home, || Write::Delete(id));
+        Ok(deleted)
+    }
+
+    async fn get(&self, id: InstanceId) -> Result<Instance> {
+        let home = self.home(id).await?;
+        let answer = self
+            .at_home(home, OperationKind::Get, self.sides.at(home).get(id))
+            .await;
+        self.compare(id, home, OperationKind::Get, &answer);
+        answer
+    }
+
+    fn list(&self, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
+        let sides = Arc::clone(&self.sides);
+        stream::once(async move {
+            let used = match sides.settings.placement.secondary_is_used().await {
+                Ok(used) => used,
+                Err(error) => return stream::iter([Err(error)]).boxed(),
+            };
+            let primary = living(&sides, Place::Primary, filter.clone());
+            if used {
+                let both = primary.chain(living(&sides, Place::Secondary, filter));
+                // Ends after the first error, as the trait says.
+                both.scan(false, |failed, item| {
+                    let item = (!*failed).then_some(item);
+                    *failed = item.as_ref().is_some_and(Result::is_err);
+                    std::future::ready(item)
+                })
+                .boxed()
+            } else {
+                primary
+            }
+        })
+        .flatten()
+        .boxed()
+    }
+
+    fn watch(&self, filter: InstanceFilter) -> BoxStream<'static, InstanceEvent> {
+        watch::merged(&self.sides, &filter)
+    }
+
+    fn logs(&self, id: InstanceId, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
+        let dual = self.clone();
+        stream::once(async move {
+            match dual.home(id).await {
+                Ok(home) => dual.sides.at(home).logs(id, options),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
+        })
+        .flatten()
+        .boxed()
+    }
+
+    async fn plan(&self, operation: &Operation) -> Result<Plan> {
+        let home = self.home(operation.instance()).await?;
+        if let Operation::Create(spec, _) = operation {
+            validate(spec, OperationKind::Plan)?;
+            self.check_other_side(home, spec).await?;
+        }
+        self.at_home(home, OperationKind::Plan, self.sides.at(home).plan(operation))
+            .await
+    }
+
+    /// The findings of both sides. Those of the secondary fail the whole only while somebody lives there.
+    async fn health(&self) -> Health {
+        let Sides {
+            primary,
+            secondary,
+            settings,
+            ..
+        } = &*self.sides;
+        let asked = {
+            let secondary = secondary.clone();
+            async move { Ok(secondary.health().await) }
+        };
+        let (mine, other) = tokio::join!(primary.health(), guarded(secondary, settings.create_budget, asked));
+        let needed = settings.placement.secondary_is_used().await.unwrap_or(true);
+        let mut health = Health::new(BackendKind::DualRun, Timestamp::now());
+        health.server_version.clone_from(&mine.server_version);
+        for check in mine.checks {
+            health.push(format!("primary.{}", check.name), check.state, check.detail);
+        }
+        let worst = |state: HealthState| {
+            if needed {
+                state
+            } else {
+                state.min(HealthState::Degraded)
+            }
+        };
+        match other {
+            Ok(other) => {
+                for check in other.checks {
+                    health.push(format!("secondary.{}", check.name), worst(check.state), check.detail);
+                }
+            }
+            Err(error) => health.push("secondary.reachable", worst(HealthState::Failed), error.to_string()),
+        }
+        health
+    }
+}
+
+/// The instances of one side that live there.
+fn living(sides: &Arc<Sides>, place: Place, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
+    let placement = Arc::clone(&sides.settings.placement);
+    sides
+        .at(place)
+        .list(filter)
+        .filter_map(move |item| {
+            let placement = Arc::clone(&placement);
+            async move {
+                match item {
+                    Ok(instance) => match placement.get(instance.id).await {
+                        Ok(home) => (home.unwrap_or(Place::Primary) == place).then_some(Ok(instance)),
+                        Err(error) => Some(Err(error)),
+                    },
+                    Err(error) => Some(Err(error)),
+                }
+            }
+        })
+        .boxed()
+}

@@ -1,0 +1,149 @@
+//! One watch over both sides: each instance from where it lives.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
+
+use super::Sides;
+use super::placement::{Place, PlacementStore};
+use crate::{Instance, InstanceEvent, InstanceFilter, InstanceId, Staleness};
+
+enum Item {
+    Event(Place, InstanceEvent),
+    Moved(InstanceId, Place),
+}
+
+struct Merge {
+    placement: Arc<dyn PlacementStore>,
+    items: BoxStream<'static, Item>,
+    /// What the side says on which the instance does not live: shown at once when it moves there.
+    other: BTreeMap<InstanceId, Box<Instance>>,
+    in_step: [bool; 2],
+    synced: bool,
+    queue: std::collections::VecDeque<InstanceEvent>,
+}
+
+const fn index(place: Place) -> usize {
+    match place {
+        Place::Primary => 0,
+        Place::Secondary => 1,
+    }
+}
+
+pub(super) fn merged(sides: &Sides, filter: &InstanceFilter) -> BoxStream<'static, InstanceEvent> {
+    let placement = Arc::clone(&sides.settings.placement);
+    let moves = placement.changes().map(|(id, place)| Item::Moved(id, place)).boxed();
+    let items = [
+        side(sides, Place::Primary, filter),
+        side(sides, Place::Secondary, filter),
+        moves,
+    ];
+    let merge = Merge {
+        placement,
+        items: stream::select_all(items).boxed(),
+        other: BTreeMap::new(),
+        in_step: [false; 2],
+        synced: false,
+        queue: std::collections::VecDeque::new(),
+    };
+    stream::unfold(merge, |mut merge| async move {
+        loop {
+            if let Some(event) = merge.queue.pop_front() {
+                return Some((event, merge));
+            }
+            match merge.items.next().await {
+                Some(item) => merge.take(item).await,
+                // A watch never ends, whatever becomes of the sides.
+                None => std::future::pending::<()>().await,
+            }
+        }
+    })
+    .boxed()
+}
+
+/// One side's watch. The secondary's panic is the end of its watch, not of the caller.
+fn side(sides: &Sides, place: Place, filter: &InstanceFilter) -> BoxStream<'static, Item> {
+    let orchestrator = sides.at(place).clone();
+    let filter = filter.clone();
+    if place == Place::Primary {
+        return orchestrator
+            .watch(filter)
+            .map(move |event| Item::Event(place, event))
+            .boxed();
+    }
+    let watch = AssertUnwindSafe(async move { orchestrator.watch(filter) })
+        .catch_unwind()
+        .into_stream()
+        .flat_map(|started| match started {
+            Ok(events) => AssertUnwindSafe(events).catch_unwind().boxed(),
+            Err(panic) => stream::iter([Err(panic)]).boxed(),
+        });
+    watch
+        .map(move |event| {
+            let event = event.unwrap_or_else(|_| {
+                InstanceEvent::Stale(Staleness::new(Timestamp::now(), "the secondary's watch has panicked"))
+            });
+            Item::Event(place, event)
+        })
+        .boxed()
+}
+
+impl Merge {
+    async fn home(&mut self, id: InstanceId) -> Place {
+        match self.placement.get(id).await {
+            Ok(place) => place.unwrap_or(Place::Primary),
+            Err(_) => Place::Primary,
+        }
+    }
+
+    async fn take(&mut self, item: Item) {
+        match item {
+            Item::Moved(id, place) => {
+                if let Some(instance) = self.other.remove(&id)
+                    && self.home(id).await == place
+                {
+                    self.queue.push_back(InstanceEvent::Applied(instance));
+                }
+            }
+            Item::Event(place, InstanceEvent::Applied(instance)) => {
+                if self.home(instance.id).await == place {
+                    self.other.remove(&instance.id);
+                    self.queue.push_back(InstanceEvent::Applied(instance));
+                } else {
+                    self.other.insert(instance.id, instance);
+                }
+            }
+            Item::Event(place, InstanceEvent::Deleted(instance)) => {
+                if self.home(instance.id).await == place {
+                    self.queue.push_back(InstanceEvent::Deleted(instance));
+                } else {
+                    self.other.remove(&instance.id);
+                }
+            }
+            Item::Event(place, InstanceEvent::Synced) => {
+                self.in_step[index(place)] = true;
+                if !self.synced && self.whole().await {
+                    self.synced = true;
+                    self.queue.push_back(InstanceEvent::Synced);
+                }
+            }
+            Item::Event(place, InstanceEvent::Stale(staleness)) => {
+                self.in_step[index(place)] = false;
+                if self.synced && !self.whole().await {
+                    self.synced = false;
+                    self.queue.push_back(InstanceEvent::Stale(staleness));
+                }
+            }
+        }
+    }
+
+    /// The secondary counts only while somebody lives there.
+    async fn whole(&mut self) -> bool {
+        let [primary, secondary] = self.in_step;
+        primary && (secondary || !self.placement.secondary_is_used().await.unwrap_or(true))
+    }
+}

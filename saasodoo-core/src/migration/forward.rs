@@ -1,0 +1,411 @@
+//! The steps towards the target.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::engine::Control;
+use super::preflight;
+use super::run::{Presence, Run, StepResult, Stop, may_pass};
+use super::{Event, Inventory, Mutation, Side, Tenancy};
+use crate::dual::{Comparator, FieldVerdict};
+use crate::{
+    Cause, CreateOptions, DataPolicy, EnsureOutcome, ErrorKind, HealthState, Hold, Instance, InstanceSpec,
+    InstanceStatus, Operation, Power, Result,
+};
+
+/// So many bad looks in a row, and it is no blip.
+const BAD_LOOKS: u32 = 3;
+
+impl Run<'_> {
+    /// Reads everything from the source that the way there, and the way back, need.
+    pub(super) async fn take_inventory(&mut self) -> StepResult {
+        let instance = match self.look(Side::Source).await? {
+            Presence::Present(instance) => instance,
+            Presence::Absent => {
+                return Err(Stop::Fail(self.error(
+                    ErrorKind::NotFound,
+                    format!("there is no such instance on the source ({})", self.m.source.backend()),
+                )));
+            }
+        };
+        let inventory = inventory_of(&instance, self.id(), self.m)?;
+        let note = format!("{} on {}, data in {}", instance.name, instance.backend, inventory.data);
+        self.log(Event::Inventoried(Box::new(inventory))).await?;
+        Ok(note)
+    }
+
+    pub(super) async fn preflight(&mut self) -> StepResult {
+        let inventory = self.inventory()?;
+        let checks = preflight::checks(self.m, &inventory, self.record.force).await;
+        let failed: Vec<String> = checks
+            .iter()
+            .filter(|check| check.state == HealthState::Failed)
+            .map(|check| format!("{}: {}", check.name, check.detail))
+            .collect();
+        if !failed.is_empty() {
+            return Err(Stop::Fail(
+                self.error(ErrorKind::MissingPrerequisite, failed.join("; "))
+                    .with_advice("nothing was changed; put it right and retry"),
+            ));
+        }
+        for check in checks.iter().filter(|check| check.state == HealthState::Degraded) {
+            self.note(format!("preflight: {}: {}", check.name, check.detail))
+                .await?;
+        }
+        Ok(format!("{} checks", checks.len()))
+    }
+
+    pub(super) async fn plan(&mut self) -> StepResult {
+        let inventory = self.inventory()?;
+        let plan = preflight::plan(self.m, &inventory).await?;
+        let lines = plan.len();
+        self.log(Event::Planned { plan }).await?;
+        Ok(format!("{lines} lines"))
+    }
+
+    pub(super) async fn create_target(&mut self) -> StepResult {
+        let inventory = self.inventory()?;
+        let deadline = Instant::now() + self.m.config.retry;
+        // What an earlier attempt of this migration may have left; the preflight saw that nothing was there.
+        let mut tried = self.record.create_tried;
+        loop {
+            match self.look(Side::Target).await? {
+                Presence::Present(instance) => return self.take_target(&inventory, &instance, tried).await,
+                Presence::Absent if self.record.target_ours.is_some() => {
+                    return Err(Stop::Fail(self.interference(Side::Target, "has deleted the instance")));
+                }
+                Presence::Absent => {}
+            }
+            let spec = self.m.secrets.complete(inventory.spec.clone()).await?;
+            let options = adopt(&inventory);
+            let answer = self
+                .mutate(Side::Target, Mutation::Create, |o, _| async move {
+                    o.create(&spec, options).await
+                })
+                .await?;
+            match answer {
+                Ok(ensured) if ensured.outcome == EnsureOutcome::Unchanged && !tried => {
+                    self.log(Event::TargetCreated { ours: false }).await?;
+                    return Err(Stop::Fail(self.interference(Side::Target, "has created the instance")));
+                }
+                Ok(_) => tried = true,
+                Err(error) if may_pass(&error) && Instant::now() < deadline => {
+                    tried = true;
+                    tokio::time::sleep(self.m.config.poll).await;
+                }
+                Err(error) => {
+                    if error.kind() == ErrorKind::Conflict && !tried {
+                        self.log(Event::TargetCreated { ours: false }).await?;
+                    }
+                    return Err(Stop::Fail(error));
+                }
+            }
+        }
+    }
+
+    async fn take_target(&mut self, inventory: &Inventory, instance: &Instance, tried: bool) -> StepResult {
+        let mut ours = self.record.target_ours;
+        if ours.is_none() {
+            let copy = self.m.config.use_mirrored_copy && !tried;
+            if !tried && !copy {
+                self.log(Event::TargetCreated { ours: false }).await?;
+                return Err(Stop::Fail(self.interference(Side::Target, "has created the instance")));
+            }
+            self.log(Event::TargetCreated { ours: tried }).await?;
+            ours = Some(tried);
+        }
+        if instance.facts.desired > 0 {
+            return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
+        }
+        // Where the observation says where the data is, it must say the same.
+        if let Ok(found) = self.m.locator.locate(instance)
+            && found != inventory.data
+        {
+            return Err(Stop::Fail(
+                self.error(
+                    ErrorKind::StorageMissing,
+                    format!("the target stands on {found} and not on {}", inventory.data),
+                )
+                .with_advice("both platforms must be configured with the same data root"),
+            ));
+        }
+        Ok(match ours {
+            Some(true) => "created, stopped, on the same data".to_owned(),
+            _ => "a stopped copy on the same data was there".to_owned(),
+        })
+    }
+
+    pub(super) async fn hold_target(&mut self) -> StepResult {
+        let deadline = Instant::now() + self.m.config.retry;
+        loop {
+            let instance = self.look_present(Side::Target).await?;
+            if instance.facts.desired > 0 {
+                return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
+            }
+            if instance.facts.hold.is_some() {
+                return Ok("held".to_owned());
+            }
+            match self.power(Side::Target, Power::Suspend).await? {
+                Ok(_) => {}
+                Err(error) if may_pass(&error) => {}
+                Err(error) => return Err(Stop::Fail(error)),
+            }
+            self.breathe(deadline, "the target is not held yet").await?;
+        }
+    }
+
+    pub(super) async fn stop_source(&mut self) -> StepResult {
+        // While the tenant is still up: a late suspension would hit the target once it runs.
+        self.wait_out(&[(Side::Target, Mutation::Suspend)]).await?;
+        let target = self.look_present(Side::Target).await?;
+        if target.facts.desired > 0 || target.facts.hold.is_none() {
+            return Err(Stop::Fail(self.interference(Side::Target, "has opened the instance")));
+        }
+        if !self.record.source_touched {
+            self.same_as_inventoried().await?;
+        }
+        if self.inventory()?.tenancy == Tenancy::Running {
+            self.log(Event::Down).await?;
+        }
+        let proof = self.suspend_and_see(Side::Source).await?;
+        Ok(if proof.present {
+            "suspended, and nothing of it lives".to_owned()
+        } else {
+            "somebody has deleted it, and nothing of it lives".to_owned()
+        })
+    }
+
+    /// What was read at the beginning must still be so: somebody who has stopped, suspended, changed or deleted the
+    /// instance since then would find that undone on the target.
+    async fn same_as_inventoried(&self) -> StepResult<()> {
+        let source = self.look_present(Side::Source).await?;
+        let inventory = self.inventory()?;
+        let now = inventory_of(&source, self.id(), self.m)?;
+        if now.tenancy != inventory.tenancy {
+            return Err(Stop::Fail(
+                self.interference(Side::Source, "has changed the power state"),
+            ));
+        }
+        let changes: Vec<String> = inventory.spec.diff(&now.spec).into_iter().map(|c| c.field).collect();
+        if !changes.is_empty() || now.data != inventory.data {
+            let what = format!("has changed the instance ({})", changes.join(", "));
+            return Err(Stop::Fail(self.interference(Side::Source, &what)));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn start_target(&mut self) -> StepResult {
+        let tenancy = self.inventory()?.tenancy;
+        let deadline = Instant::now() + self.m.config.retry;
+        self.wait_out(&[
+            (Side::Target, Mutation::Suspend),
+            (Side::Source, Mutation::Resume),
+            (Side::Source, Mutation::Start),
+        ])
+        .await?;
+        loop {
+            let target = self.look_present(Side::Target).await?;
+            // Before each change, so that as little as possible lies between the look and the change.
+            self.confirm_fence(Side::Source).await?;
+            let held = target.facts.hold.is_some();
+            let power = match tenancy {
+                Tenancy::Suspended if held => return Ok("stays suspended, as it was".to_owned()),
+                Tenancy::Suspended => Power::Suspend,
+                Tenancy::Stopped if !held => return Ok("stays stopped, as it was".to_owned()),
+                Tenancy::Running if target.facts.desired > 0 => return Ok("started".to_owned()),
+                Tenancy::Running if !held => Power::Start,
+                Tenancy::Stopped | Tenancy::Running => Power::Resume,
+            };
+            match self.power(Side::Target, power).await? {
+                Ok(_) => continue,
+                Err(error) if may_pass(&error) => {}
+                Err(error) => return Err(Stop::Fail(error)),
+            }
+            self.breathe(deadline, "the target does not take the start").await?;
+        }
+    }
+
+    pub(super) async fn await_target(&mut self) -> StepResult {
+        if self.inventory()?.tenancy != Tenancy::Running {
+            self.still_closed(Side::Source).await?;
+            return Ok("not to be started".to_owned());
+        }
+        let deadline = Instant::now() + self.m.config.ready;
+        let mut hopeless = 0;
+        loop {
+            self.still_closed(Side::Source).await?;
+            let target = self.look_present(Side::Target).await?;
+            if target.facts.desired == 0 {
+                return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
+            }
+            if target.status == InstanceStatus::Running {
+                return Ok("ready".to_owned());
+            }
+            let terminal =
+                target.status == InstanceStatus::Error && target.cause.as_ref().is_some_and(Cause::is_terminal);
+            hopeless = if terminal { hopeless + 1 } else { 0 };
+            let why = target
+                .cause
+                .as_ref()
+                .map_or_else(String::new, |cause| format!(": {cause}"));
+            if hopeless >= 10 {
+                return Err(Stop::Fail(
+                    self.error(ErrorKind::NotAllowed, format!("the target will not run{why}")),
+                ));
+            }
+            self.breathe(deadline, &format!("the target is {}{why}", target.status))
+                .await?;
+        }
+    }
+
+    pub(super) async fn probe_target(&mut self) -> StepResult {
+        if self.inventory()?.tenancy != Tenancy::Running {
+            return Ok("nothing runs that could be asked".to_owned());
+        }
+        let deadline = Instant::now() + self.m.config.probe;
+        loop {
+            self.still_closed(Side::Source).await?;
+            let target = self.look_present(Side::Target).await?;
+            match bounded(self.m.config.probe, self.m.probe.probe(&target)).await {
+                Ok(()) => return Ok("it answers".to_owned()),
+                Err(error) => self.breathe(deadline, &format!("the probe fails: {error}")).await?,
+            }
+        }
+    }
+
+    pub(super) async fn switch_route(&mut self) -> StepResult {
+        self.still_closed(Side::Source).await?;
+        let target = self.look_present(Side::Target).await?;
+        self.log(Event::Routing { to: Side::Target }).await?;
+        self.route(&target, Side::Target).await?;
+        self.log(Event::Up).await?;
+        let down = self.record.downtime(self.now());
+        Ok(format!("visitors go to the target; the tenant was down for {down:.1?}"))
+    }
+
+    pub(super) async fn route(&mut self, instance: &Instance, to: Side) -> StepResult<()> {
+        let deadline = Instant::now() + self.m.config.retry;
+        loop {
+            match bounded(self.m.config.call, self.m.route.switch(instance, to)).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.breathe(deadline, &format!("the route is not switched to the {to}: {error}"))
+                        .await?;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn bake(&mut self, control: &Control) -> StepResult {
+        let running = self.inventory()?.tenancy == Tenancy::Running;
+        let until = match self.record.bake_until {
+            Some(until) => until,
+            None => {
+                let bake = if running { self.m.config.bake } else { Duration::ZERO };
+                let until = self.after(bake);
+                self.log(Event::Baking { until }).await?;
+                until
+            }
+        };
+        let mut bad = 0;
+        loop {
+            self.obey(control)?;
+            self.still_closed(Side::Source).await?;
+            match self.look(Side::Target).await {
+                Ok(Presence::Absent) => {
+                    return Err(Stop::Fail(self.interference(Side::Target, "has deleted the instance")));
+                }
+                Ok(Presence::Present(target)) if running && target.facts.desired == 0 => {
+                    return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
+                }
+                Ok(Presence::Present(target)) if running && target.status != InstanceStatus::Running => {
+                    bad += 1;
+                    if bad >= BAD_LOOKS {
+                        let why = target
+                            .cause
+                            .as_ref()
+                            .map_or_else(String::new, |cause| format!(": {cause}"));
+                        return Err(Stop::Fail(self.error(
+                            ErrorKind::NotAllowed,
+                            format!("the target does not stay up: it is {}{why}", target.status),
+                        )));
+                    }
+                }
+                Ok(Presence::Present(_)) => bad = 0,
+                // A platform that cannot be read says nothing about the tenant, and cannot be left either.
+                Err(Stop::Fail(error)) if may_pass(&error) => return Err(Stop::Halt(error)),
+                Err(other) => return Err(other),
+            }
+            if bad == 0 && self.now() >= until {
+                return Ok("it stayed up".to_owned());
+            }
+            tokio::time::sleep(self.m.config.bake_poll).await;
+        }
+    }
+
+    pub(super) async fn commit(&mut self) -> StepResult {
+        let inventory = self.inventory()?;
+        self.confirm_fence(Side::Source).await?;
+        let target = self.look_present(Side::Target).await?;
+        if inventory.tenancy == Tenancy::Running && target.facts.desired == 0 {
+            return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
+        }
+        let comparator = Comparator::across_platforms();
+        let parity = comparator.verdicts(Some(&inventory.observed), Some(&target));
+        let diverged = parity.iter().filter(|field| field.is_divergence()).count();
+        self.log(Event::Compared { parity }).await?;
+        Ok(format!("{diverged} fields differ"))
+    }
+
+    /// Waits a moment, or fails when the time is up.
+    pub(super) async fn breathe(&self, deadline: Instant, why: &str) -> StepResult<()> {
+        if Instant::now() >= deadline {
+            return Err(Stop::Fail(self.error(ErrorKind::Timeout, why)));
+        }
+        tokio::time::sleep(self.m.config.poll).await;
+        Ok(())
+    }
+}
+
+/// A call of a hook with a deadline.
+pub(super) async fn bounded<T>(budget: Duration, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    tokio::time::timeout(budget, call).await.unwrap_or_else(|_| {
+        Err(crate::Error::new(
+            ErrorKind::Timeout,
+            format!("no answer within {budget:?}"),
+        ))
+    })
+}
+
+/// Created stopped on the data that the source stands on.
+pub(super) fn adopt(inventory: &Inventory) -> CreateOptions {
+    CreateOptions::new()
+        .with_data(DataPolicy::AdoptDirectory(inventory.data.clone()))
+        .stopped()
+}
+
+/// The operation that creating the target is.
+pub(super) fn creation(inventory: &Inventory, spec: InstanceSpec) -> Operation {
+    Operation::Create(Box::new(spec), adopt(inventory))
+}
+
+/// What the source says about itself.
+pub(super) fn inventory_of(instance: &Instance, id: crate::InstanceId, m: &super::engine::Inner) -> Result<Inventory> {
+    let data = m.locator.locate(instance)?;
+    let tenancy = match instance.facts.hold {
+        Some(Hold::Suspended) => Tenancy::Suspended,
+        _ if instance.facts.desired > 0 => Tenancy::Running,
+        _ => Tenancy::Stopped,
+    };
+    let mut spec = instance.spec.clone();
+    // Objects of the guide's client carry eight digits only; the caller knows the whole id.
+    spec.id = id;
+    spec.labels.retain(|key, _| !super::journal_objects::is_ours(key));
+    Ok(Inventory::new(instance.clone(), spec, data, tenancy))
+}
+
+/// True when a parity table holds a difference that no rule explains.
+pub(super) fn has_divergence(parity: &[FieldVerdict]) -> bool {
+    parity.iter().any(FieldVerdict::is_divergence)
+}

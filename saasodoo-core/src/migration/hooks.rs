@@ -1,0 +1,263 @@
+//! What a migration needs to know from outside: where data is, what the secrets are, whether Odoo answers, and how
+//! visitors are sent to the other side.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::Side;
+use crate::{
+    DataPath, Error, ErrorKind, HealthCheck, Instance, InstanceId, InstanceSpec, OperationKind, Result, StorageLocation,
+};
+
+/// Says which directory under the shared root an instance's data is in.
+///
+/// Both sides must be configured with the same root: `/mnt/cephfs/odoo_instances` on Swarm and, on Kubernetes, the same
+/// CephFS path as a host path, a CSI `rootPath` or an NFS export.
+pub trait DataLocator: fmt::Debug + Send + Sync + 'static {
+    /// The directory of an instance's data.
+    ///
+    /// # Errors
+    /// `StorageMissing` when the observation does not say, `InvalidInput` when it is not under the root.
+    fn locate(&self, instance: &Instance) -> Result<DataPath>;
+}
+
+/// Finds data by the location that the backend recorded: a directory under `root`, or a volume of the in-memory
+/// backend, whose name is the path.
+#[derive(Debug, Clone)]
+pub struct RootedData {
+    root: String,
+}
+
+impl RootedData {
+    /// Data under this absolute directory.
+    #[must_use]
+    pub fn under(root: impl Into<String>) -> Self {
+        let root: String = root.into();
+        Self {
+            root: root.trim_end_matches('/').to_owned(),
+        }
+    }
+}
+
+impl DataLocator for RootedData {
+    fn locate(&self, instance: &Instance) -> Result<DataPath> {
+        let outside = |what: String| {
+            Error::new(ErrorKind::InvalidInput, what)
+                .with_field("storage.location")
+                .with_instance(instance.id)
+                .with_operation(OperationKind::Migrate)
+                .with_advice("give the root under which both platforms see the data, or a locator of your own")
+        };
+        match &instance.storage.location {
+            Some(StorageLocation::Directory { path }) => {
+                let relative = path
+                    .strip_prefix(&self.root)
+                    .and_then(|rest| rest.strip_prefix('/'))
+                    .ok_or_else(|| outside(format!("{path} is not under {}", self.root)))?;
+                relative.parse()
+            }
+            Some(StorageLocation::Memory { name }) => name
+                .strip_prefix(&self.root)
+                .map_or(name.as_str(), |rest| rest.trim_start_matches('/'))
+                .parse(),
+            Some(location @ StorageLocation::Claim { .. }) => Err(outside(format!(
+                "{location} does not say which directory it stands for"
+            ))),
+            None => Err(Error::new(
+                ErrorKind::StorageMissing,
+                "the observation does not say where the data is",
+            )
+            .with_instance(instance.id)
+            .with_operation(OperationKind::Migrate)),
+        }
+    }
+}
+
+/// Completes a spec that was read back from a platform with the secrets that were withheld.
+#[async_trait]
+pub trait SecretSource: fmt::Debug + Send + Sync + 'static {
+    /// The spec with its secrets.
+    ///
+    /// # Errors
+    /// When they cannot be had; the preflight reports it before anything moves.
+    async fn complete(&self, spec: InstanceSpec) -> Result<InstanceSpec>;
+}
+
+/// Leaves specs as they are: for instances without secrets, and for the in-memory backend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoSecrets;
+
+#[async_trait]
+impl SecretSource for NoSecrets {
+    async fn complete(&self, spec: InstanceSpec) -> Result<InstanceSpec> {
+        Ok(spec)
+    }
+}
+
+/// Takes secrets from specs that the caller has in full, such as those of the service's own database.
+#[derive(Debug, Clone, Default)]
+pub struct KnownSecrets(std::collections::BTreeMap<InstanceId, InstanceSpec>);
+
+impl KnownSecrets {
+    /// The secrets of these specs.
+    #[must_use]
+    pub fn of(specs: impl IntoIterator<Item = InstanceSpec>) -> Self {
+        Self(specs.into_iter().map(|spec| (spec.id, spec)).collect())
+    }
+}
+
+#[async_trait]
+impl SecretSource for KnownSecrets {
+    async fn complete(&self, mut spec: InstanceSpec) -> Result<InstanceSpec> {
+        let Some(known) = self.0.get(&spec.id) else {
+            return Ok(spec);
+        };
+        if let (Some(database), Some(known)) = (&mut spec.database, &known.database)
+            && database.password.is_withheld()
+        {
+            database.password = known.password.clone();
+            database.user = database.user.take().or_else(|| known.user.clone());
+        }
+        if let (Some(admin), Some(known)) = (&mut spec.admin, &known.admin)
+            && admin.password.is_withheld()
+        {
+            admin.password = known.password.clone();
+        }
+        Ok(spec)
+    }
+}
+
+/// Asks a tenant's Odoo whether it answers, before visitors are sent there.
+#[async_trait]
+pub trait Probe: fmt::Debug + Send + Sync + 'static {
+    /// Asks once; the migration repeats it within its budget.
+    ///
+    /// # Errors
+    /// When it does not answer as it should.
+    async fn probe(&self, instance: &Instance) -> Result<()>;
+}
+
+/// Trusts the platform's own readiness.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoProbe;
+
+#[async_trait]
+impl Probe for NoProbe {
+    async fn probe(&self, _instance: &Instance) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends visitors to one side: DNS, a load balancer, a placement store. Called again after a crash, so it must be
+/// idempotent.
+#[async_trait]
+pub trait RouteSwitch: fmt::Debug + Send + Sync + 'static {
+    /// Sends the visitors of this instance's hosts to that side.
+    ///
+    /// # Errors
+    /// When it did not happen, or may not have: the migration calls it again, and then goes back.
+    async fn switch(&self, instance: &Instance, to: Side) -> Result<()>;
+}
+
+/// Does nothing: the platforms' own routers share the hosts, and a router serves only what runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoRoute;
+
+#[async_trait]
+impl RouteSwitch for NoRoute {
+    async fn switch(&self, _instance: &Instance, _to: Side) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Several switches, in this order.
+#[async_trait]
+impl RouteSwitch for Vec<Arc<dyn RouteSwitch>> {
+    async fn switch(&self, instance: &Instance, to: Side) -> Result<()> {
+        for switch in self {
+            switch.switch(instance, to).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A check of the operator's own in the preflight: capacity, database reachability, a maintenance calendar.
+#[async_trait]
+pub trait PreflightCheck: fmt::Debug + Send + Sync + 'static {
+    /// Looks, and says what was found. [`HealthState::Failed`](crate::HealthState::Failed) stops the migration.
+    async fn check(&self, instance: &Instance, spec: &InstanceSpec) -> Vec<HealthCheck>;
+}
+
+/// What time it is. A test with a paused clock gives its own.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The system's clock.
+    #[must_use]
+    pub fn system() -> Self {
+        Self(Arc::new(Timestamp::now))
+    }
+
+    /// A clock that follows tokio's, and so a paused one too, from this instant on.
+    #[must_use]
+    pub fn tokio(start: Timestamp) -> Self {
+        let zero = tokio::time::Instant::now();
+        Self(Arc::new(move || {
+            let elapsed = jiff::SignedDuration::try_from(zero.elapsed()).unwrap_or(jiff::SignedDuration::MAX);
+            start.checked_add(elapsed).unwrap_or(Timestamp::MAX)
+        }))
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({})", self.now())
+    }
+}
+
+/// Keeps a [`PlacementStore`](crate::dual::PlacementStore) in step, so that a [`DualRun`](crate::dual::DualRun) serves
+/// each tenant from where it lives.
+#[derive(Debug, Clone)]
+pub struct PlacementSwitch {
+    store: Arc<dyn crate::dual::PlacementStore>,
+    source: crate::dual::Place,
+}
+
+impl PlacementSwitch {
+    /// For migrations whose source is the dual run's `source` place.
+    #[must_use]
+    pub fn new(store: Arc<dyn crate::dual::PlacementStore>, source: crate::dual::Place) -> Self {
+        Self { store, source }
+    }
+
+    async fn place(&self, id: InstanceId, to: Side) -> Result<()> {
+        let place = match to {
+            Side::Source => self.source,
+            Side::Target => self.source.other(),
+        };
+        self.store.set(id, place).await
+    }
+}
+
+#[async_trait]
+impl RouteSwitch for PlacementSwitch {
+    async fn switch(&self, instance: &Instance, to: Side) -> Result<()> {
+        self.place(instance.id, to).await
+    }
+}

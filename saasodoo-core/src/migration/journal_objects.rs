@@ -1,0 +1,472 @@
+//! The journal as labels on the instances' own objects.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::hooks::DataLocator;
+use super::{Doubt, Entry, Force, Inventory, Journal, Mutation, Record, Side, Step, Tenancy};
+use crate::{
+    BackendKind, DynOrchestrator, Error, ErrorKind, Instance, InstanceChange, InstanceFilter, InstanceId, LabelKey,
+    LabelValue, OperationKind, Result, UpdateOptions,
+};
+
+const PREFIX: &str = "migration.saasodoo.io/";
+const RUN: &str = "migration.saasodoo.io/run";
+const STATE: &str = "migration.saasodoo.io/state";
+const TIMES: &str = "migration.saasodoo.io/times";
+const DOUBTS: &str = "migration.saasodoo.io/doubts";
+const DATA: &str = "migration.saasodoo.io/data";
+const KEYS: [&str; 5] = [RUN, STATE, TIMES, DOUBTS, DATA];
+
+/// How often a write is repeated that met another change of the object.
+const ATTEMPTS: u32 = 5;
+
+/// True for the labels of this journal, which are no part of an instance's own spec.
+pub(super) fn is_ours(key: &LabelKey) -> bool {
+    key.as_str().starts_with(PREFIX)
+}
+
+/// A journal in labels of the source's objects, or of the target's while the source has none: any process that reaches
+/// the platforms can go on, without a file.
+///
+/// It keeps what is needed to go on, and not the story: no plan, no steps, no downtime. The labels go away when the
+/// migration is over, and the record with them. While they are there, a `create` of the instance with its own spec is
+/// a conflict that names them.
+#[derive(Debug)]
+pub struct ObjectJournal {
+    source: DynOrchestrator,
+    target: DynOrchestrator,
+    locator: Arc<dyn DataLocator>,
+    /// What was written last, so that an entry that changes nothing needed costs no request.
+    written: Mutex<BTreeMap<InstanceId, BTreeMap<&'static str, String>>>,
+}
+
+impl ObjectJournal {
+    /// A journal on the objects of these sides, which must be those of the migrator.
+    #[must_use]
+    pub fn new(source: DynOrchestrator, target: DynOrchestrator, locator: Arc<dyn DataLocator>) -> Self {
+        Self {
+            source,
+            target,
+            locator,
+            written: Mutex::default(),
+        }
+    }
+
+    fn inventory(&self, instance: &Instance, kept: &Kept) -> Result<Inventory> {
+        let data = match &kept.data {
+            Some(data) => data.parse()?,
+            None => self.locator.locate(instance)?,
+        };
+        let mut spec = instance.spec.clone();
+        spec.labels.retain(|key, _| !is_ours(key));
+        Ok(Inventory::new(instance.clone(), spec, data, kept.tenancy))
+    }
+
+    /// The later of what both sides hold.
+    fn record(&self, id: InstanceId, source: Option<&Instance>, target: Option<&Instance>) -> Result<Option<Record>> {
+        let mut best: Option<Kept> = None;
+        for instance in [source, target].into_iter().flatten() {
+            if let Some(kept) = Kept::read(instance)?
+                && best
+                    .as_ref()
+                    .is_none_or(|best| kept.record.next_seq > best.record.next_seq)
+            {
+                best = Some(kept);
+            }
+        }
+        let Some(mut kept) = best else {
+            return Ok(None);
+        };
+        kept.record.instance = id;
+        if kept.record.step > Step::Inventory
+            && let Some(instance) = source.or(target)
+        {
+            kept.record.inventory = Some(self.inventory(instance, &kept)?);
+        }
+        Ok(Some(kept.record))
+    }
+
+    async fn find(&self, orchestrator: &DynOrchestrator, id: InstanceId) -> Result<Option<Instance>> {
+        match orchestrator.get(id).await {
+            Ok(instance) => Ok(Some(instance)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write(
+        &self,
+        orchestrator: &DynOrchestrator,
+        entry: &Entry,
+        labels: &BTreeMap<&'static str, String>,
+    ) -> Result<bool> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let Some(instance) = self.find(orchestrator, entry.instance).await? else {
+                return Ok(false);
+            };
+            if let Some(kept) = Kept::read(&instance)? {
+                let other_run = kept.record.run != entry.run && !kept.record.step.is_over();
+                if other_run || (kept.record.run == entry.run && kept.record.next_seq > entry.seq + 1) {
+                    return Err(Error::conflict(
+                        ["journal"],
+                        format!(
+                            "the labels are at entry {} of migration {}",
+                            kept.record.next_seq, kept.record.run
+                        ),
+                    )
+                    .with_instance(entry.instance)
+                    .with_operation(OperationKind::Migrate)
+                    .with_advice("another process works on this instance: end it, then resume"));
+                }
+            }
+            let change = change(&instance, labels)?;
+            if change.is_empty() {
+                return Ok(true);
+            }
+            let options = UpdateOptions::new().if_revision(instance.provenance.revision.clone());
+            match orchestrator.update(entry.instance, &change, options).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_not_found() => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Conflict && attempts < ATTEMPTS => {}
+                Err(error) if error.retry() != crate::Retry::Never && attempts < ATTEMPTS => {
+                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The change of labels that makes the object hold exactly these of ours.
+fn change(instance: &Instance, labels: &BTreeMap<&'static str, String>) -> Result<InstanceChange> {
+    let mut change = InstanceChange::new();
+    for key in KEYS {
+        let name: LabelKey = key.parse()?;
+        let present = instance.spec.labels.get(&name);
+        match labels.get(key) {
+            Some(value) => {
+                let value: LabelValue = value.parse()?;
+                if present != Some(&value) {
+                    change = change.set_label(name, value);
+                }
+            }
+            None if present.is_some() => change = change.unset_label(name),
+            None => {}
+        }
+    }
+    Ok(change)
+}
+
+#[async_trait]
+impl Journal for ObjectJournal {
+    async fn load(&self, id: InstanceId) -> Result<Option<Record>> {
+        let (source, target) = tokio::try_join!(self.find(&self.source, id), self.find(&self.target, id))?;
+        self.record(id, source.as_ref(), target.as_ref())
+    }
+
+    async fn load_all(&self) -> Result<Vec<Record>> {
+        let all = |orchestrator: &DynOrchestrator| orchestrator.list(InstanceFilter::all()).try_collect::<Vec<_>>();
+        let (source, target): (Vec<Instance>, Vec<Instance>) = tokio::try_join!(all(&self.source), all(&self.target))?;
+        let by_id = |instances: &'_ [Instance]| -> BTreeMap<InstanceId, usize> {
+            instances
+                .iter()
+                .enumerate()
+                .map(|(at, instance)| (instance.id, at))
+                .collect()
+        };
+        let (at_source, at_target) = (by_id(&source), by_id(&target));
+        let mut ids: Vec<InstanceId> = at_source.keys().chain(at_target.keys()).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut records = Vec::new();
+        for id in ids {
+            let here = at_source.get(&id).and_then(|at| source.get(*at));
+            let there = at_target.get(&id).and_then(|at| target.get(*at));
+            records.extend(self.record(id, here, there)?);
+        }
+        records.sort_by_key(|record| (record.began, record.instance));
+        Ok(records)
+    }
+
+    async fn append(&self, entry: &Entry, after: &Record) -> Result<()> {
+        let labels = if after.step.is_over() {
+            BTreeMap::new()
+        } else {
+            Kept::labels(after)
+        };
+        let same = {
+            let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written
+                .get(&entry.instance)
+                .is_some_and(|before| essence(before) == essence(&labels))
+        };
+        if same {
+            return Ok(());
+        }
+        if !self.write(&self.source, entry, &labels).await? || after.step.is_over() {
+            // Without a source, and when all is over, the target's objects hold what there is to hold.
+            self.write(&self.target, entry, &labels).await?;
+        }
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(entry.instance, labels);
+        Ok(())
+    }
+}
+
+/// The labels without the number of the entry and the time: what matters for going on.
+fn essence(labels: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, String> {
+    let mut labels = labels.clone();
+    if let Some(state) = labels.get_mut(STATE) {
+        *state = state.splitn(3, '.').nth(2).unwrap_or_default().to_owned();
+    }
+    if let Some(times) = labels.get_mut(TIMES) {
+        let mut parts: Vec<&str> = times.split('.').collect();
+        if parts.len() > 1 {
+            parts.remove(1);
+        }
+        *times = parts.join(".");
+    }
+    labels
+}
+
+/// What the labels keep.
+struct Kept {
+    record: Record,
+    tenancy: Tenancy,
+    data: Option<String>,
+}
+
+impl Kept {
+    fn labels(record: &Record) -> BTreeMap<&'static str, String> {
+        let mut labels = BTreeMap::new();
+        let inventory = record.inventory.as_ref();
+        let tenancy = match inventory.map_or(Tenancy::Running, |inventory| inventory.tenancy) {
+            Tenancy::Running => 'r',
+            Tenancy::Stopped => 's',
+            Tenancy::Suspended => 'h',
+        };
+        labels.insert(RUN, record.run.to_string());
+        labels.insert(
+            STATE,
+            format!(
+                "v1.{}.{}.{}.{}.{tenancy}.{:x}",
+                record.next_seq,
+                record.step,
+                record.source,
+                record.target,
+                flags(record)
+            ),
+        );
+        let seconds = |at: Option<Timestamp>| at.map_or(0, Timestamp::as_second);
+        labels.insert(
+            TIMES,
+            format!(
+                "{}.{}.{}.{}",
+                record.began.as_second(),
+                record.updated.as_second(),
+                // Not earlier than it was: the part of a second is rounded up.
+                seconds(record.bake_until) + i64::from(record.bake_until.is_some()),
+                seconds(record.committed_at)
+            ),
+        );
+        if !record.doubts.is_empty() {
+            labels.insert(DOUBTS, doubts(&record.doubts));
+        }
+        if let Some(inventory) = inventory
+            && inventory.data.as_str().parse::<LabelValue>().is_ok()
+        {
+            labels.insert(DATA, inventory.data.to_string());
+        }
+        labels
+    }
+
+    fn read(instance: &Instance) -> Result<Option<Self>> {
+        let label = |key: &str| {
+            instance
+                .spec
+                .labels
+                .iter()
+                .find(|(name, _)| name.as_str() == key)
+                .map(|(_, value)| value.as_str())
+        };
+        let (Some(run), Some(state), Some(times)) = (label(RUN), label(STATE), label(TIMES)) else {
+            return Ok(None);
+        };
+        parse(instance.id, run, state, times, label(DOUBTS), label(DATA))
+            .map(Some)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Unexpected,
+                    format!("the labels {PREFIX}* cannot be read: {state:?}, {times:?}"),
+                )
+                .with_instance(instance.id)
+                .with_operation(OperationKind::Migrate)
+                .with_advice("they were changed by hand: look at both platforms, then remove them")
+            })
+    }
+}
+
+fn flags(record: &Record) -> u32 {
+    [
+        record.force.unhealthy_source,
+        record.force.unparsed,
+        record.create_tried,
+        record.target_ours.is_some(),
+        record.target_ours == Some(true),
+        record.source_touched,
+        record.target_started,
+        record.routed,
+        record.failure.is_some(),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(bit, set)| u32::from(set) << bit)
+    .sum()
+}
+
+fn doubts(doubts: &[Doubt]) -> String {
+    let mut parts: Vec<String> = doubts
+        .iter()
+        .map(|doubt| {
+            format!(
+                "{}{}{:08x}",
+                side_code(doubt.side),
+                mutation_code(doubt.mutation),
+                ceil(doubt.until)
+            )
+        })
+        .collect();
+    parts.sort_unstable();
+    parts.dedup();
+    if parts.len() > 5 {
+        // Too many for a label: everything is in doubt until the last of them.
+        let last = doubts.iter().map(|doubt| ceil(doubt.until)).max().unwrap_or_default();
+        return format!("xx{last:08x}");
+    }
+    parts.join("_")
+}
+
+fn ceil(at: Timestamp) -> i64 {
+    at.as_second() + 1
+}
+
+const fn side_code(side: Side) -> char {
+    match side {
+        Side::Source => 's',
+        Side::Target => 't',
+    }
+}
+
+const MUTATIONS: [Mutation; 5] = [
+    Mutation::Create,
+    Mutation::Suspend,
+    Mutation::Resume,
+    Mutation::Start,
+    Mutation::Delete,
+];
+
+const fn mutation_code(mutation: Mutation) -> char {
+    match mutation {
+        Mutation::Create => 'c',
+        Mutation::Suspend => 'h',
+        Mutation::Resume => 'r',
+        Mutation::Start => 's',
+        Mutation::Delete => 'd',
+    }
+}
+
+fn parse_doubts(text: &str) -> Option<Vec<Doubt>> {
+    let mut doubts = Vec::new();
+    for part in text.split('_') {
+        let (codes, until) = (part.get(..2)?, part.get(2..)?);
+        let until = Timestamp::from_second(i64::from_str_radix(until, 16).ok()?).ok()?;
+        for side in [Side::Source, Side::Target] {
+            for mutation in MUTATIONS {
+                let code: String = [side_code(side), mutation_code(mutation)].into_iter().collect();
+                if codes == "xx" || codes == code {
+                    doubts.push(Doubt { side, mutation, until });
+                }
+            }
+        }
+    }
+    Some(doubts)
+}
+
+fn parse(
+    instance: InstanceId,
+    run: &str,
+    state: &str,
+    times: &str,
+    doubts: Option<&str>,
+    data: Option<&str>,
+) -> Option<Kept> {
+    let run: Uuid = run.parse().ok()?;
+    let [version, seq, step, source, target, tenancy, flags] = state.split('.').collect::<Vec<_>>().try_into().ok()?;
+    let [began, updated, bake, committed] = times.split('.').collect::<Vec<_>>().try_into().ok()?;
+    let flags = u32::from_str_radix(flags, 16).ok()?;
+    let flag = |bit: u32| flags & (1 << bit) != 0;
+    let time = |text: &str| Timestamp::from_second(text.parse().ok()?).ok();
+    let some = |at: Timestamp| (at.as_second() != 0).then_some(at);
+    let tenancy = match tenancy {
+        "r" => Tenancy::Running,
+        "s" => Tenancy::Stopped,
+        "h" => Tenancy::Suspended,
+        _ => return None,
+    };
+    if version != "v1" {
+        return None;
+    }
+    let began = time(began)?;
+    let entry = Entry {
+        instance,
+        run,
+        seq: 0,
+        at: began,
+        event: super::Event::Began {
+            source: backend(source)?,
+            target: backend(target)?,
+            force: Force {
+                unhealthy_source: flag(0),
+                unparsed: flag(1),
+            },
+        },
+    };
+    let mut record = Record::begin(&entry).ok()?;
+    record.next_seq = seq.parse().ok()?;
+    record.step = Step::from_name(step)?;
+    record.updated = time(updated)?;
+    record.bake_until = some(time(bake)?);
+    record.committed_at = some(time(committed)?);
+    record.create_tried = flag(2);
+    record.target_ours = flag(3).then_some(flag(4));
+    record.source_touched = flag(5);
+    record.target_started = flag(6);
+    record.routed = flag(7);
+    record.doubts = doubts.map_or(Some(Vec::new()), parse_doubts)?;
+    Some(Kept {
+        record,
+        tenancy,
+        data: data.map(ToOwned::to_owned),
+    })
+}
+
+fn backend(name: &str) -> Option<BackendKind> {
+    [
+        BackendKind::Memory,
+        BackendKind::Kubernetes,
+        BackendKind::Swarm,
+        BackendKind::DualRun,
+    ]
+    .into_iter()
+    .find(|kind| kind.as_str() == name)
+}

@@ -1,0 +1,196 @@
+//! Everything that would make a later step fail, looked for before anything is changed; and the plan.
+
+use super::engine::Inner;
+use super::forward::{adopt, creation, has_divergence};
+use super::{Force, Inventory, Tenancy};
+use crate::dual::Comparator;
+use crate::{
+    Capability, Error, Health, HealthCheck, HealthState, Instance, InstanceOrchestrator, InstanceStatus, Plan, Result,
+};
+
+fn found(name: &str, state: HealthState, detail: impl Into<String>) -> HealthCheck {
+    HealthCheck {
+        name: name.to_owned(),
+        state,
+        detail: detail.into(),
+    }
+}
+
+/// Looks at everything. Writes nothing.
+pub(super) async fn checks(m: &Inner, inventory: &Inventory, force: Force) -> Vec<HealthCheck> {
+    let mut checks = Vec::new();
+    let (source, target) = tokio::join!(
+        tokio::time::timeout(m.config.call, m.source.health()),
+        tokio::time::timeout(m.config.call, m.target.health())
+    );
+    health(&mut checks, "source", source.ok());
+    health(&mut checks, "target", target.ok());
+    if !m.target.capabilities().supports(Capability::AdoptDirectory) {
+        checks.push(found(
+            "adoption",
+            HealthState::Failed,
+            "the target is not configured to take directories that exist",
+        ));
+    }
+    checks.push(source_state(&inventory.observed, inventory.tenancy, force));
+    for part in &inventory.unparsed {
+        let state = if force.unparsed {
+            HealthState::Degraded
+        } else {
+            HealthState::Failed
+        };
+        checks.push(found(
+            "unparsed",
+            state,
+            format!("{} ({}) would be lost: {}", part.field, part.raw, part.reason),
+        ));
+    }
+    checks.push(target_accepts(m, inventory).await);
+    for check in &m.checks {
+        checks.extend(check.check(&inventory.observed, &inventory.spec).await);
+    }
+    checks
+}
+
+fn health(checks: &mut Vec<HealthCheck>, side: &str, health: Option<Health>) {
+    let Some(health) = health else {
+        checks.push(found(side, HealthState::Failed, "its health check does not answer"));
+        return;
+    };
+    let bad = health.checks.iter().filter(|check| check.state != HealthState::Ok);
+    let before = checks.len();
+    checks.extend(bad.map(|check| found(&format!("{side}.{}", check.name), check.state, check.detail.clone())));
+    if checks.len() == before {
+        let (state, detail) = if health.checks.is_empty() {
+            (HealthState::Failed, "its health check looked at nothing")
+        } else {
+            (HealthState::Ok, "it is well")
+        };
+        checks.push(found(side, state, detail));
+    }
+}
+
+fn source_state(instance: &Instance, tenancy: Tenancy, force: Force) -> HealthCheck {
+    let well = match tenancy {
+        Tenancy::Running => instance.status == InstanceStatus::Running,
+        Tenancy::Stopped => instance.status == InstanceStatus::Stopped,
+        Tenancy::Suspended => instance.status == InstanceStatus::Paused,
+    };
+    let cause = instance
+        .cause
+        .as_ref()
+        .map_or_else(String::new, |cause| format!(": {cause}"));
+    let detail = format!("the instance is {}{cause}", instance.status);
+    let state = match (well, force.unhealthy_source) {
+        (true, _) => HealthState::Ok,
+        (false, true) => HealthState::Degraded,
+        (false, false) => HealthState::Failed,
+    };
+    found("source.instance", state, detail)
+}
+
+/// Whether the target would take the instance: names, hosts, quota, storage, secrets, and what it does not support.
+async fn target_accepts(m: &Inner, inventory: &Inventory) -> HealthCheck {
+    const NAME: &str = "target.accepts";
+    let refuse = |error: &Error| found(NAME, HealthState::Failed, error.to_string());
+    let id = inventory.spec.id;
+    match super::forward::bounded(m.config.call, m.target.get(id)).await {
+        Ok(there) => {
+            if !m.config.use_mirrored_copy {
+                return found(
+                    NAME,
+                    HealthState::Failed,
+                    "an instance of this id is on the target already",
+                );
+            }
+            let same_data = m.locator.locate(&there).is_ok_and(|found| found == inventory.data);
+            let stopped = there.facts.desired == 0 && !there.facts.any_live();
+            let parity = Comparator::mirrored().verdicts(Some(&inventory.observed), Some(&there));
+            return if !stopped {
+                found(NAME, HealthState::Failed, "the copy on the target is not stopped")
+            } else if !same_data {
+                found(
+                    NAME,
+                    HealthState::Failed,
+                    "the copy on the target does not stand on the same data",
+                )
+            } else if has_divergence(&parity) {
+                found(NAME, HealthState::Failed, "the copy on the target has another spec")
+            } else {
+                found(NAME, HealthState::Ok, "a stopped copy on the same data is there")
+            };
+        }
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return refuse(&error),
+    }
+    match creation_plan(m, inventory).await {
+        Ok(_) => found(NAME, HealthState::Ok, "it would create the instance"),
+        Err(error) => refuse(&error),
+    }
+}
+
+async fn creation_plan(m: &Inner, inventory: &Inventory) -> Result<Plan> {
+    let spec = m.secrets.complete(inventory.spec.clone()).await?;
+    let operation = creation(inventory, spec);
+    super::forward::bounded(m.config.call, m.target.plan(&operation)).await
+}
+
+/// Every change of the migration, line by line, for people.
+pub(super) async fn plan(m: &Inner, inventory: &Inventory) -> Result<Vec<String>> {
+    let (source, target) = (m.source.backend(), m.target.backend());
+    let observed = &inventory.observed;
+    let mut lines = vec![format!(
+        "{} ({}) moves from {source} to {target} and keeps its data in {}",
+        observed.name, inventory.spec.id, inventory.data
+    )];
+    let plan = creation_plan(m, inventory).await;
+    match plan {
+        Ok(plan) => {
+            lines.extend(plan.creates.iter().map(|object| format!("{target}: + {object}")));
+            lines.push(format!(
+                "{target}: created stopped with {:?}, then suspended",
+                adopt(inventory).data
+            ));
+        }
+        Err(_) if m.config.use_mirrored_copy => lines.push(format!("{target}: uses the stopped copy that is there")),
+        Err(error) => return Err(error),
+    }
+    lines.push(format!("{source}: suspended; its last process is seen to end"));
+    match inventory.tenancy {
+        Tenancy::Running => {
+            lines.push(format!("{target}: resumed and started; seen ready; probed"));
+            lines.push(format!("the tenant stops for about {:.0?}", expected_downtime(m).await));
+        }
+        Tenancy::Stopped => lines.push(format!("{target}: resumed, and left stopped as it is now; no downtime")),
+        Tenancy::Suspended => lines.push(format!("{target}: left suspended as it is now; no downtime")),
+    }
+    let hosts: Vec<String> = observed.endpoints.hosts.iter().map(ToString::to_string).collect();
+    lines.push(format!("visitors of {} are sent to {target}", hosts.join(", ")));
+    lines.push(format!(
+        "{source}: kept suspended for {} h after the commit, then removed without its data",
+        m.config.rollback_window.as_secs() / 3600
+    ));
+    for part in &inventory.unparsed {
+        lines.push(format!("lost: {} ({}): {}", part.field, part.raw, part.reason));
+    }
+    Ok(lines)
+}
+
+/// The median of what was measured, once there is enough of it.
+pub(super) async fn expected_downtime(m: &Inner) -> std::time::Duration {
+    let now = m.clock.now();
+    let mut measured: Vec<_> = m
+        .journal
+        .load_all()
+        .await
+        .unwrap_or_default()
+        .iter()
+        .filter(|record| record.is_committed() && !record.outages.is_empty())
+        .map(|record| record.downtime(now))
+        .collect();
+    measured.sort_unstable();
+    if measured.len() < 3 {
+        return m.config.expected_downtime;
+    }
+    measured[measured.len() / 2]
+}

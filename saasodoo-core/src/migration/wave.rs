@@ -1,0 +1,424 @@
+//! Many instances: in an order, so many at once, and no further when too many fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use futures::stream::{self, StreamExt};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::engine::Order;
+use super::forward::inventory_of;
+use super::preflight;
+use super::{Control, Force, Migrator, Record, Step};
+use crate::{HealthCheck, HealthState, Host, InstanceFilter, InstanceId, ObjectName, Result};
+
+/// How a wave goes.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct WaveOptions {
+    /// How many instances move at once. Default: 4.
+    pub concurrency: usize,
+    /// The wave begins no more instances when more than this share of those that came to rest has failed. Default: 0.1.
+    pub stop_at_failure_rate: f64,
+    /// So many must have come to rest before the rate counts. Default: 5.
+    pub least_sample: usize,
+    /// What the operator accepts, for all of them.
+    pub force: Force,
+    /// Begins again with those that were rolled back before.
+    pub retry: bool,
+}
+
+impl Default for WaveOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: 4,
+            stop_at_failure_rate: 0.1,
+            least_sample: 5,
+            force: Force::none(),
+            retry: false,
+        }
+    }
+}
+
+/// Moves many instances with one [`Migrator`].
+///
+/// A wave keeps no state of its own: run it again with the same list, and it goes on with what is under way and leaves
+/// alone what is done.
+#[derive(Debug)]
+pub struct Wave<'a> {
+    migrator: &'a Migrator,
+    options: WaveOptions,
+}
+
+/// What became of a wave.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WaveSummary {
+    /// They live on the target.
+    pub committed: Vec<InstanceId>,
+    /// They are back on the source, with the reason.
+    pub rolled_back: BTreeMap<InstanceId, String>,
+    /// They can go neither forward nor back until somebody has looked, with the reason.
+    pub halted: BTreeMap<InstanceId, String>,
+    /// They were paused.
+    pub paused: Vec<InstanceId>,
+    /// They were not begun: the wave was stopped before.
+    pub not_begun: Vec<InstanceId>,
+    /// The failure rate stopped the wave.
+    pub stopped: bool,
+    /// The median downtime of those that were committed in this or an earlier run.
+    pub median_downtime: Option<Duration>,
+    /// The longest.
+    pub longest_downtime: Option<Duration>,
+}
+
+impl fmt::Display for WaveSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} committed, {} rolled back, {} halted, {} paused, {} not begun",
+            self.committed.len(),
+            self.rolled_back.len(),
+            self.halted.len(),
+            self.paused.len(),
+            self.not_begun.len()
+        )?;
+        if let (Some(median), Some(longest)) = (self.median_downtime, self.longest_downtime) {
+            write!(f, "; downtime: median {median:.1?}, longest {longest:.1?}")?;
+        }
+        if self.stopped {
+            f.write_str("; stopped because too many failed")?;
+        }
+        for (id, why) in &self.rolled_back {
+            write!(f, "\n  rolled back {id}: {why}")?;
+        }
+        for (id, why) in &self.halted {
+            write!(f, "\n  HALTED {id}: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+enum Outcome {
+    Rest(Box<Record>),
+    Halted(String),
+    NotBegun,
+}
+
+impl<'a> Wave<'a> {
+    /// A wave of this migrator.
+    #[must_use]
+    pub fn new(migrator: &'a Migrator, options: WaveOptions) -> Self {
+        Self { migrator, options }
+    }
+
+    /// Moves the instances in this order. Those under way go first, whatever the order.
+    ///
+    /// # Errors
+    /// When the journal cannot be read. What fails for one instance is in the summary.
+    pub async fn run(&self, ids: &[InstanceId], control: &Control) -> Result<WaveSummary> {
+        let known: BTreeMap<InstanceId, Record> = self
+            .migrator
+            .journal()
+            .load_all()
+            .await?
+            .into_iter()
+            .map(|record| (record.instance, record))
+            .collect();
+        let under_way = |id: &InstanceId| known.get(id).is_some_and(|record| !record.step.is_rest());
+        let mut order: Vec<InstanceId> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for id in ids
+            .iter()
+            .filter(|id| under_way(id))
+            .chain(ids.iter().filter(|id| !under_way(id)))
+        {
+            if seen.insert(*id) {
+                order.push(*id);
+            }
+        }
+        let tally = std::sync::Mutex::new(Tally::default());
+        let (tally, known) = (&tally, &known);
+        let outcomes: Vec<(InstanceId, Outcome)> = stream::iter(order)
+            .map(|id| async move {
+                let record = known.get(&id);
+                let fresh = record.is_none_or(|record| record.step.is_over());
+                let held = control.order() != Order::Go || self.too_many_failed(tally);
+                if fresh && held && record.is_none_or(|record| self.options.retry && record.step == Step::RolledBack) {
+                    return (id, Outcome::NotBegun);
+                }
+                let outcome = self.one(id, record, control).await;
+                if let Ok(mut tally) = tally.lock() {
+                    tally.count(&outcome, fresh);
+                }
+                (id, outcome)
+            })
+            .buffer_unordered(self.options.concurrency.max(1))
+            .collect()
+            .await;
+        Ok(self.summary(ids, outcomes, self.too_many_failed(tally)))
+    }
+
+    async fn one(&self, id: InstanceId, record: Option<&Record>, control: &Control) -> Outcome {
+        let again = self.options.retry && record.is_some_and(|record| record.step == Step::RolledBack);
+        let moved = if again {
+            self.migrator.retry(id, self.options.force, control).await
+        } else {
+            self.migrator.migrate(id, self.options.force, control).await
+        };
+        match moved {
+            Ok(record) => Outcome::Rest(Box::new(record)),
+            Err(error) => Outcome::Halted(error.to_string()),
+        }
+    }
+
+    fn too_many_failed(&self, tally: &std::sync::Mutex<Tally>) -> bool {
+        let Ok(tally) = tally.lock() else {
+            return true;
+        };
+        tally.ended >= self.options.least_sample.max(1)
+            && f64::from(tally.failed) / f64::from(u32::try_from(tally.ended).unwrap_or(u32::MAX))
+                > self.options.stop_at_failure_rate
+    }
+
+    fn summary(&self, ids: &[InstanceId], outcomes: Vec<(InstanceId, Outcome)>, stopped: bool) -> WaveSummary {
+        let mut summary = WaveSummary {
+            stopped,
+            ..WaveSummary::default()
+        };
+        let mut downtimes = Vec::new();
+        let mut outcomes: BTreeMap<InstanceId, Outcome> = outcomes.into_iter().collect();
+        for id in ids {
+            match outcomes.remove(id) {
+                None => {}
+                Some(Outcome::NotBegun) => summary.not_begun.push(*id),
+                Some(Outcome::Halted(why)) => {
+                    summary.halted.insert(*id, why);
+                }
+                Some(Outcome::Rest(record)) if record.is_committed() => {
+                    downtimes.push(record.downtime(self.migrator.now()));
+                    summary.committed.push(*id);
+                }
+                Some(Outcome::Rest(record)) if record.step == Step::RolledBack => {
+                    summary.rolled_back.insert(*id, why(&record));
+                }
+                Some(Outcome::Rest(_)) => summary.paused.push(*id),
+            }
+        }
+        downtimes.sort_unstable();
+        summary.median_downtime = downtimes.get(downtimes.len() / 2).copied();
+        summary.longest_downtime = downtimes.last().copied();
+        summary
+    }
+}
+
+fn why(record: &Record) -> String {
+    record.failure.as_ref().map_or_else(
+        || "given up by the operator".to_owned(),
+        |failure| format!("{} failed: {}", failure.step, failure.message),
+    )
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    ended: usize,
+    failed: u32,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: &Outcome, fresh: bool) {
+        match outcome {
+            Outcome::Rest(record) if record.is_committed() => self.ended += 1,
+            Outcome::Rest(record) if record.step == Step::RolledBack && fresh => {
+                self.ended += 1;
+                self.failed += 1;
+            }
+            Outcome::Halted(_) => {
+                self.ended += 1;
+                self.failed += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The plan of one instance of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct InstancePlan {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The name of its objects.
+    pub name: ObjectName,
+    /// Every change, line by line; empty when it cannot be moved.
+    pub plan: Vec<String>,
+    /// What the preflight found that is not as it should be.
+    pub findings: Vec<HealthCheck>,
+}
+
+impl InstancePlan {
+    /// True when nothing stops it.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.findings.iter().all(|finding| finding.state != HealthState::Failed)
+    }
+}
+
+/// Something that two instances cannot both have.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Clash {
+    /// `host` or `name`.
+    pub what: String,
+    /// The host or the name.
+    pub value: String,
+    /// Who has it.
+    pub instances: Vec<InstanceId>,
+}
+
+/// The plan of a whole fleet, made without changing anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FleetPlan {
+    /// Instance by instance, in the order of the wave.
+    pub instances: Vec<InstancePlan>,
+    /// Those that could not be planned at all, with the reason.
+    pub failed: BTreeMap<InstanceId, String>,
+    /// Hosts and names that more than one instance has, on both sides together.
+    pub clashes: Vec<Clash>,
+}
+
+impl FleetPlan {
+    /// True when nothing stops any of them.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.failed.is_empty() && self.clashes.is_empty() && self.instances.iter().all(InstancePlan::is_clear)
+    }
+}
+
+impl fmt::Display for FleetPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for plan in &self.instances {
+            let mark = if plan.is_clear() { "" } else { "  CANNOT MOVE" };
+            writeln!(f, "{}{mark}", plan.name)?;
+            for line in &plan.plan {
+                writeln!(f, "  {line}")?;
+            }
+            for HealthCheck { name, state, detail } in &plan.findings {
+                let mark = if *state == HealthState::Failed { "!!" } else { "! " };
+                writeln!(f, "  {mark} {name}: {detail}")?;
+            }
+        }
+        for (id, why) in &self.failed {
+            writeln!(f, "{id}  CANNOT BE PLANNED: {why}")?;
+        }
+        for Clash { what, value, instances } in &self.clashes {
+            let who: Vec<String> = instances.iter().map(ToString::to_string).collect();
+            writeln!(f, "CLASH: {what} {value}: {}", who.join(", "))?;
+        }
+        let clear = self.instances.iter().filter(|plan| plan.is_clear()).count();
+        write!(
+            f,
+            "{clear} of {} can move; {} clashes",
+            self.instances.len() + self.failed.len(),
+            self.clashes.len()
+        )
+    }
+}
+
+impl Migrator {
+    /// The plan of many instances: inventory, preflight and plan of each, and hosts and names that clash, within the
+    /// fleet and with what is on the target. Changes nothing, and writes nothing to the journal.
+    ///
+    /// # Errors
+    /// When the target cannot be listed. What fails for one instance is in the plan.
+    pub async fn dry_run(&self, ids: &[InstanceId], force: Force, concurrency: usize) -> Result<FleetPlan> {
+        let mut fleet = FleetPlan::default();
+        let mut hosts: BTreeMap<Host, BTreeSet<InstanceId>> = BTreeMap::new();
+        let mut names: BTreeMap<ObjectName, BTreeSet<InstanceId>> = BTreeMap::new();
+        let there: Vec<_> = self.inner.target.list(InstanceFilter::all()).try_collect().await?;
+        for instance in there {
+            for host in instance.endpoints.hosts {
+                hosts.entry(host).or_default().insert(instance.id);
+            }
+            names.entry(instance.name).or_default().insert(instance.id);
+        }
+        let plans: Vec<_> = stream::iter(ids.to_vec())
+            .map(|id| async move { (id, self.plan_one(id, force).await) })
+            .buffered(concurrency.max(1))
+            .collect()
+            .await;
+        for (id, plan) in plans {
+            match plan {
+                Ok((plan, its_hosts)) => {
+                    for host in its_hosts {
+                        hosts.entry(host).or_default().insert(id);
+                    }
+                    names.entry(plan.name.clone()).or_default().insert(id);
+                    fleet.instances.push(plan);
+                }
+                Err(error) => {
+                    fleet.failed.insert(id, error.to_string());
+                }
+            }
+        }
+        let clash = |what: &str, value: String, who: BTreeSet<InstanceId>| Clash {
+            what: what.to_owned(),
+            value,
+            instances: who.into_iter().collect(),
+        };
+        let taken = hosts
+            .into_iter()
+            .filter(|(_, who)| who.len() > 1)
+            .map(|(host, who)| clash("host", host.to_string(), who));
+        let named = names
+            .into_iter()
+            .filter(|(_, who)| who.len() > 1)
+            .map(|(name, who)| clash("name", name.to_string(), who));
+        fleet.clashes = taken.chain(named).collect();
+        Ok(fleet)
+    }
+
+    async fn plan_one(&self, id: InstanceId, force: Force) -> Result<(InstancePlan, Vec<Host>)> {
+        let instance = self.inner.source.get(id).await?;
+        let inventory = inventory_of(&instance, id, &self.inner)?;
+        let findings: Vec<HealthCheck> = preflight::checks(&self.inner, &inventory, force)
+            .await
+            .into_iter()
+            .filter(|check| check.state != HealthState::Ok)
+            .collect();
+        let refused = findings.iter().any(|finding| finding.state == HealthState::Failed);
+        let plan = match preflight::plan(&self.inner, &inventory).await {
+            Ok(plan) => plan,
+            Err(_) if refused => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let plan = InstancePlan {
+            instance: id,
+            name: instance.name,
+            plan,
+            findings,
+        };
+        Ok((plan, instance.endpoints.hosts))
+    }
+
+    /// Finishes every committed migration whose rollback window is over.
+    ///
+    /// # Errors
+    /// When the journal cannot be read. What fails for one instance is answered for it.
+    pub async fn finish_due(&self) -> Result<Vec<(InstanceId, Result<Record>)>> {
+        let now: Timestamp = self.now();
+        let mut results = Vec::new();
+        for record in self.journal().load_all().await? {
+            let due = record.step == Step::RemoveSource
+                || (record.step == Step::Committed && self.window_ends(&record).is_some_and(|end| now >= end));
+            if due {
+                results.push((record.instance, self.finish(record.instance, false).await));
+            }
+        }
+        Ok(results)
+    }
+}

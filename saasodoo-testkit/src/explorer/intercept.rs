@@ -1,0 +1,471 @@
+//! Between the migration and the platforms: counts, causes mishaps, and watches.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use saasodoo_core::migration::{Entry, Event, Journal, Record, Side, Step};
+use saasodoo_core::{
+    BackendKind, Capabilities, CreateOptions, DeleteOptions, Deleted, Ensured, Error, ErrorKind, Health, Instance,
+    InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt,
+    InstanceSpec, LogLine, LogOptions, Operation, OperationKind, Plan, Power, Result, Retry, UpdateOptions,
+};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::schedule::{Deed, Mishap, Planned};
+use crate::memory::{MemoryOrchestrator, Trouble};
+
+/// Both platforms, and everything that is known about one run of a schedule.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) source: MemoryOrchestrator,
+    pub(super) target: MemoryOrchestrator,
+    pub(super) spec: InstanceSpec,
+    pub(super) crash: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Points passed.
+    pub(super) point: u32,
+    mishaps: Vec<Planned>,
+    /// Until when a platform cannot be reached.
+    outages: BTreeMap<&'static str, Instant>,
+    /// Counts deeds and looks, to tell which came first.
+    tick: u64,
+    looked: BTreeMap<&'static str, u64>,
+    /// When somebody else last did something on a side, and what.
+    deeds: BTreeMap<&'static str, (u64, Deed)>,
+    /// Somebody else has opened a side at some time.
+    opened: BTreeMap<&'static str, u64>,
+    /// The look at which the tenant was seen at home: running on the source again, or committed on the target.
+    arrived: BTreeMap<&'static str, u64>,
+    /// What must not be.
+    pub(super) broken: Vec<String>,
+    /// What happened at each point, for people.
+    pub(super) story: Vec<String>,
+}
+
+impl Stage {
+    pub(super) fn new(
+        source: MemoryOrchestrator,
+        target: MemoryOrchestrator,
+        spec: InstanceSpec,
+        mishaps: Vec<Planned>,
+    ) -> Self {
+        Self {
+            source,
+            target,
+            spec,
+            crash: Notify::new(),
+            state: Mutex::new(State {
+                mishaps,
+                ..State::default()
+            }),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn side(&self, side: Side) -> &MemoryOrchestrator {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
+    }
+
+    pub(super) fn id(&self) -> InstanceId {
+        self.spec.id
+    }
+
+    /// Whether a side can write now, or shall.
+    pub(super) async fn is_open(&self, side: Side) -> bool {
+        self.observe(side)
+            .await
+            .is_some_and(|instance| instance.facts.desired > 0 || instance.facts.any_live())
+    }
+
+    pub(super) async fn observe(&self, side: Side) -> Option<Instance> {
+        self.side(side).get(self.id()).await.ok()
+    }
+
+    /// Both sides open is the end, unless somebody else has opened one of them.
+    pub(super) async fn check(&self, after: &str) {
+        if self.is_open(Side::Source).await && self.is_open(Side::Target).await {
+            let mut state = self.state();
+            if state.opened.is_empty() {
+                let point = state.point;
+                state
+                    .broken
+                    .push(format!("both sides are open after {after} (point {point})"));
+            }
+        }
+    }
+
+    /// Before the migration starts a side: the other one must be closed, as far as it can know.
+    async fn check_start(&self, side: Side) {
+        let other = side.other();
+        if !self.is_open(other).await {
+            return;
+        }
+        let mut state = self.state();
+        let looked = state.looked.get(other.as_str()).copied().unwrap_or(0);
+        let opened = state.opened.get(other.as_str()).copied();
+        if opened.is_none_or(|opened| opened < looked) {
+            let point = state.point;
+            state.broken.push(format!(
+                "the {side} is started while the {other} is open (point {point})"
+            ));
+        }
+    }
+
+    pub(super) fn somebody_opened(&self) -> bool {
+        !self.state().opened.is_empty()
+    }
+
+    /// What somebody else did on a side after the migration last looked there.
+    pub(super) fn unseen_deed(&self, side: Side) -> Option<Deed> {
+        let state = self.state();
+        let looked = state.looked.get(side.as_str()).copied().unwrap_or(0);
+        let (at, deed) = state.deeds.get(side.as_str())?;
+        (*at > looked).then_some(*deed)
+    }
+
+    /// Whether somebody else did something on a side after the tenant had arrived there.
+    pub(super) fn deed_after_arrival(&self, side: Side) -> bool {
+        let state = self.state();
+        let deed = state.deeds.get(side.as_str()).map(|(at, _)| *at);
+        let arrived = state.arrived.get(side.as_str()).copied();
+        deed.zip(arrived).is_some_and(|(deed, arrived)| deed > arrived)
+    }
+
+    /// Whether somebody else has ever done this on a side.
+    pub(super) fn did(&self, side: Side, deed: Deed) -> bool {
+        let state = self.state();
+        state.deeds.get(side.as_str()).is_some_and(|(_, done)| *done == deed)
+    }
+
+    /// The next point: its mishap, if one is planned there.
+    async fn arrive(&self, what: &str) -> Option<Mishap> {
+        let mishap = {
+            let mut state = self.state();
+            state.point += 1;
+            let point = state.point;
+            let at = state.mishaps.iter().position(|planned| planned.point <= point);
+            let mishap = at.map(|at| state.mishaps.remove(at).mishap);
+            if let Some(mishap) = mishap {
+                state.story.push(format!("{point}: {what}: {mishap:?}"));
+            } else {
+                state.story.push(format!("{point}: {what}"));
+            }
+            mishap
+        };
+        match mishap {
+            Some(Mishap::Competitor(side, deed)) => {
+                self.compete(side, deed).await;
+                None
+            }
+            Some(Mishap::NodeLost(side)) => {
+                self.side(side).cause(self.id(), Trouble::NodeLost);
+                None
+            }
+            Some(Mishap::Unready(side)) => {
+                self.side(side).cause(self.id(), Trouble::Unready);
+                None
+            }
+            Some(Mishap::CrashLoop(side)) => {
+                self.side(side).cause(self.id(), Trouble::CrashLoop { exit_code: 1 });
+                None
+            }
+            other => other,
+        }
+    }
+
+    /// Somebody else acts. What the platform refuses them has not happened.
+    async fn compete(&self, side: Side, deed: Deed) {
+        let platform = self.side(side);
+        let id = self.id();
+        let done = match deed {
+            Deed::Start => platform.start(id).await.is_ok(),
+            Deed::Resume => platform.resume(id).await.is_ok(),
+            Deed::ForceStart => platform.resume(id).await.is_ok() && platform.start(id).await.is_ok(),
+            Deed::Stop => platform.stop(id).await.is_ok(),
+            Deed::Suspend => platform.suspend(id).await.is_ok(),
+            Deed::Delete => {
+                let platform = platform.clone();
+                tokio::spawn(async move { platform.delete(id, DeleteOptions::retain()).await });
+                tokio::task::yield_now().await;
+                true
+            }
+            Deed::CreateOther => {
+                let spec = self.spec.clone().with_display_name("somebody else's");
+                platform.create(&spec, CreateOptions::new().stopped()).await.is_ok()
+            }
+        };
+        if done {
+            let open = self.is_open(side).await;
+            self.remember(side, deed, open);
+        }
+        self.check("somebody else's deed").await;
+    }
+}
+
+impl Stage {
+    fn remember(&self, side: Side, deed: Deed, open: bool) {
+        let mut state = self.state();
+        state.tick += 1;
+        let tick = state.tick;
+        state.deeds.insert(side.as_str(), (tick, deed));
+        if open && matches!(deed, Deed::Start | Deed::ForceStart) {
+            state.opened.insert(side.as_str(), tick);
+        }
+    }
+}
+
+/// The process that runs the migration is gone: whatever it was doing ends here.
+async fn die<T>(stage: &Stage) -> T {
+    stage.crash.notify_one();
+    std::future::pending().await
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Timeout, "the answer was lost")
+}
+
+/// A platform as the migration sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) stage: Arc<Stage>,
+    pub(super) side: Side,
+}
+
+impl Seen {
+    fn platform(&self) -> &MemoryOrchestrator {
+        self.stage.side(self.side)
+    }
+
+    /// A call with its mishap. `call` is what the platform does; it may be done later, or by nobody's order any more.
+    async fn call<T, F, Fut>(&self, what: &str, looks: bool, call: F) -> Result<T>
+    where
+        F: FnOnce(MemoryOrchestrator) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let stage = &self.stage;
+        let what = format!("{what} on the {}", self.side);
+        let mishap = stage.arrive(&what).await;
+        let until = stage.state().outages.get(self.side.as_str()).copied();
+        if until.is_some_and(|until| Instant::now() < until) {
+            return Err(Error::new(ErrorKind::Unavailable, "the platform cannot be reached"));
+        }
+        let platform = self.platform().clone();
+        match mishap {
+            Some(Mishap::CrashBefore) => return die(stage).await,
+            Some(Mishap::CrashAfter) => {
+                let _ = call(platform).await;
+                stage.check(&what).await;
+                return die(stage).await;
+            }
+            Some(Mishap::CrashAndLate(by)) => {
+                self.later(what, by, platform, call);
+                return die(stage).await;
+            }
+            Some(Mishap::Late(by)) => {
+                self.later(what, by, platform, call);
+                return Err(lost());
+            }
+            Some(mishap @ (Mishap::Fails | Mishap::Refused)) => {
+                return Err(Error::new(mishap.error_kind(), "a mishap"));
+            }
+            Some(Mishap::Outage(length)) => {
+                let until = Instant::now() + length;
+                stage.state().outages.insert(self.side.as_str(), until);
+                return Err(Error::new(ErrorKind::Unavailable, "the platform cannot be reached"));
+            }
+            _ => {}
+        }
+        let answer = call(platform).await;
+        if looks {
+            let mut state = stage.state();
+            state.tick += 1;
+            let tick = state.tick;
+            state.looked.insert(self.side.as_str(), tick);
+        } else {
+            stage.check(&what).await;
+        }
+        match mishap {
+            Some(Mishap::LostAnswer) => Err(lost()),
+            Some(Mishap::Slow(by)) => {
+                tokio::time::sleep(by).await;
+                answer
+            }
+            _ => answer,
+        }
+    }
+
+    /// The request is on its way, whoever has sent it.
+    fn later<T, F, Fut>(&self, what: String, by: Duration, platform: MemoryOrchestrator, call: F)
+    where
+        F: FnOnce(MemoryOrchestrator) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let stage = Arc::clone(&self.stage);
+        tokio::spawn(async move {
+            tokio::time::sleep(by).await;
+            let _ = call(platform).await;
+            stage.state().story.push(format!("late: {what}"));
+            stage.check(&format!("a late {what}")).await;
+        });
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.platform().fmt(f)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl InstanceOrchestrator for Seen {
+    fn backend(&self) -> BackendKind {
+        self.platform().backend()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.platform().capabilities()
+    }
+
+    async fn create(&self, spec: &InstanceSpec, options: CreateOptions) -> Result<Ensured> {
+        let spec = spec.clone();
+        self.call("create", false, |platform| async move {
+            platform.create(&spec, options).await
+        })
+        .await
+    }
+
+    async fn update(&self, id: InstanceId, change: &InstanceChange, options: UpdateOptions) -> Result<Ensured> {
+        let change = change.clone();
+        self.call("update", false, move |platform| async move {
+            platform.update(id, &change, options).await
+        })
+        .await
+    }
+
+    async fn set_power(&self, id: InstanceId, power: Power) -> Result<Instance> {
+        if power == Power::Start {
+            self.stage.check_start(self.side).await;
+        }
+        self.call(power.as_str(), false, move |platform| async move {
+            platform.set_power(id, power).await
+        })
+        .await
+    }
+
+    async fn delete(&self, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
+        self.call("delete", false, move |platform| async move {
+            platform.delete(id, options).await
+        })
+        .await
+    }
+
+    async fn get(&self, id: InstanceId) -> Result<Instance> {
+        self.call("get", true, move |platform| async move { platform.get(id).await })
+            .await
+    }
+
+    fn list(&self, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
+        self.platform().list(filter)
+    }
+
+    fn watch(&self, filter: InstanceFilter) -> BoxStream<'static, InstanceEvent> {
+        self.platform().watch(filter)
+    }
+
+    fn logs(&self, id: InstanceId, options: LogOptions) -> BoxStream<'static, Result<LogLine>> {
+        self.platform().logs(id, options)
+    }
+
+    async fn plan(&self, operation: &Operation) -> Result<Plan> {
+        let operation = operation.clone();
+        self.call(
+            "plan",
+            false,
+            move |platform| async move { platform.plan(&operation).await },
+        )
+        .await
+    }
+
+    async fn health(&self) -> Health {
+        let answer = self
+            .call("health", false, |platform| async move { Ok(platform.health().await) })
+            .await;
+        answer.unwrap_or_else(|error| {
+            let mut health = Health::new(self.backend(), jiff::Timestamp::now());
+            health.push("reachable", saasodoo_core::HealthState::Failed, error.to_string());
+            health
+        })
+    }
+}
+
+/// The journal as the migration sees it: its entries are points too.
+#[derive(Debug)]
+pub(super) struct SeenJournal {
+    pub(super) stage: Arc<Stage>,
+    pub(super) inner: Arc<dyn Journal>,
+}
+
+#[async_trait]
+impl Journal for SeenJournal {
+    async fn load(&self, instance: InstanceId) -> Result<Option<Record>> {
+        self.inner.load(instance).await
+    }
+
+    async fn load_all(&self) -> Result<Vec<Record>> {
+        self.inner.load_all().await
+    }
+
+    async fn append(&self, entry: &Entry, after: &Record) -> Result<()> {
+        let arrived = match (after.step, &entry.event) {
+            (Step::AwaitSource, Event::Up) => Some(Side::Source),
+            (Step::Committed, _) => Some(Side::Target),
+            _ => None,
+        };
+        if let Some(side) = arrived {
+            let mut state = self.stage.state();
+            let looked = state.looked.get(side.as_str()).copied().unwrap_or(0);
+            state.arrived.entry(side.as_str()).or_insert(looked);
+        }
+        let failed = |retry| {
+            Err(Error::new(ErrorKind::Unavailable, "the journal does not take it")
+                .with_operation(OperationKind::Migrate)
+                .with_retry(retry))
+        };
+        match self.stage.arrive(&format!("journal {:?}", after.step)).await {
+            Some(Mishap::CrashBefore) => die(&self.stage).await,
+            Some(Mishap::CrashAfter | Mishap::CrashAndLate(_)) => {
+                self.inner.append(entry, after).await?;
+                die(&self.stage).await
+            }
+            Some(Mishap::LostAnswer | Mishap::Late(_)) => {
+                self.inner.append(entry, after).await?;
+                failed(Retry::OutcomeUnknown)
+            }
+            Some(Mishap::Fails | Mishap::Refused | Mishap::Outage(_)) => failed(Retry::After(None)),
+            Some(Mishap::Slow(by)) => {
+                tokio::time::sleep(by).await;
+                self.inner.append(entry, after).await
+            }
+            _ => self.inner.append(entry, after).await,
+        }
+    }
+}
