@@ -20,6 +20,8 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+#[doc(hidden)]
+pub mod bench;
 mod builder;
 mod change;
 mod config;
