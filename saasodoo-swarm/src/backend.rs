@@ -96,8 +96,10 @@ impl SwarmOrchestrator {
     ) -> Result<T> {
         let task = tokio::spawn(work.instrument(tracing::Span::current()));
         let result = task.await.unwrap_or_else(|error| {
-            Err(Error::new(ErrorKind::Unexpected, format!("the operation panicked: {error}"))
-                .with_retry(saasodoo_core::Retry::OutcomeUnknown))
+            Err(
+                Error::new(ErrorKind::Unexpected, format!("the operation panicked: {error}"))
+                    .with_retry(saasodoo_core::Retry::OutcomeUnknown),
+            )
         });
         result.map_err(|error| context(error, operation, id))
     }
@@ -151,8 +153,12 @@ impl InstanceOrchestrator for SwarmOrchestrator {
     async fn create(&self, spec: &InstanceSpec, options: CreateOptions) -> Result<Ensured> {
         let (inner, spec) = (Arc::clone(&self.inner), spec.clone());
         let id = spec.id;
-        self.detached(OperationKind::Create, id, async move { inner.create(&spec, &options).await })
-            .await
+        self.detached(
+            OperationKind::Create,
+            id,
+            async move { inner.create(&spec, &options).await },
+        )
+        .await
     }
 
     async fn update(&self, id: InstanceId, change: &InstanceChange, options: UpdateOptions) -> Result<Ensured> {
@@ -165,14 +171,22 @@ impl InstanceOrchestrator for SwarmOrchestrator {
 
     async fn set_power(&self, id: InstanceId, power: Power) -> Result<Instance> {
         let inner = Arc::clone(&self.inner);
-        self.detached(OperationKind::SetPower, id, async move { inner.set_power(id, power).await })
-            .await
+        self.detached(
+            OperationKind::SetPower,
+            id,
+            async move { inner.set_power(id, power).await },
+        )
+        .await
     }
 
     async fn delete(&self, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
         let inner = Arc::clone(&self.inner);
-        self.detached(OperationKind::Delete, id, async move { inner.delete(id, &options).await })
-            .await
+        self.detached(
+            OperationKind::Delete,
+            id,
+            async move { inner.delete(id, &options).await },
+        )
+        .await
     }
 
     async fn get(&self, id: InstanceId) -> Result<Instance> {

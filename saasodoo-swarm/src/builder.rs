@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use saasodoo_core::{Config, Result};
 
 use crate::backend::SwarmOrchestrator;
-use crate::config::{
-    Credentials, DockerHost, ImageResolution, Polling, QuotaPolicy, RegistryAuth, SwarmConfig,
-};
+use crate::config::{Credentials, DockerHost, ImageResolution, Polling, QuotaPolicy, RegistryAuth, SwarmConfig};
 
 /// Builds a [`SwarmOrchestrator`].
 ///

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use saasodoo_core::{
-    Ensured, EnsureOutcome, Error, ErrorKind, FieldChange, Host, Instance, InstanceChange, InstanceId, InstanceSpec,
+    EnsureOutcome, Ensured, Error, ErrorKind, FieldChange, Host, Instance, InstanceChange, InstanceId, InstanceSpec,
     Power, Result, UpdateOptions,
 };
 use serde_json::Value;
@@ -50,7 +50,10 @@ impl Inner {
             }
             if attempt == 0
                 && let Some(image) = &change.image
-                && seen.body().pointer("/TaskTemplate/ContainerSpec/Image").and_then(Value::as_str)
+                && seen
+                    .body()
+                    .pointer("/TaskTemplate/ContainerSpec/Image")
+                    .and_then(Value::as_str)
                     != Some(image.as_str())
             {
                 resolved = self.resolve(image).await?;
@@ -60,7 +63,11 @@ impl Inner {
                 self.free(id, &change.after).await?;
             }
             if change.fields.is_empty() && !change.grows {
-                let outcome = if done { EnsureOutcome::Updated } else { EnsureOutcome::Unchanged };
+                let outcome = if done {
+                    EnsureOutcome::Updated
+                } else {
+                    EnsureOutcome::Unchanged
+                };
                 return Ok(Ensured::new(outcome, change.before));
             }
             if change.grows {
@@ -198,11 +205,10 @@ pub(crate) fn powered(seen: &Seen, power: Power) -> Result<Option<Value>> {
     match power {
         Power::Start => {
             if let Some(hold) = hold {
-                return Err(Error::new(
-                    ErrorKind::NotAllowed,
-                    format!("it is held: {}", hold.as_str()),
-                )
-                .with_advice("resume it first"));
+                return Err(
+                    Error::new(ErrorKind::NotAllowed, format!("it is held: {}", hold.as_str()))
+                        .with_advice("resume it first"),
+                );
             }
             if replicas > 0 {
                 return Ok(None);
@@ -249,6 +255,7 @@ fn contended() -> Error {
 
 /// Spread out, so that two who collided do not collide again.
 async fn pause(attempt: u32) {
-    let spread = u64::from(std::process::id()) % 7 * 5 + u64::from(InstanceId::random().short().to_string().as_bytes()[0]);
+    let spread =
+        u64::from(std::process::id()) % 7 * 5 + u64::from(InstanceId::random().short().to_string().as_bytes()[0]);
     tokio::time::sleep(Duration::from_millis(u64::from(attempt + 1) * 40 + spread)).await;
 }

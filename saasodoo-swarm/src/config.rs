@@ -293,11 +293,21 @@ impl SwarmConfig {
             && !root.contains(['\0', '\n'])
             && !root.split('/').any(|part| part == "..");
         if !plain {
-            return Err(bad("SAASODOO_DATA_ROOT", "is not the absolute path of a directory below /"));
+            return Err(bad(
+                "SAASODOO_DATA_ROOT",
+                "is not the absolute path of a directory below /",
+            ));
         }
         for name in self.entry_points.iter().chain(&self.cert_resolver) {
-            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-                return Err(bad("entry_points", format!("{name:?} is not a name of Traefik's configuration")));
+            if name.is_empty()
+                || !name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            {
+                return Err(bad(
+                    "entry_points",
+                    format!("{name:?} is not a name of Traefik's configuration"),
+                ));
             }
         }
         if self.polling.fast < Duration::from_millis(50) || self.polling.slow < self.polling.fast {
@@ -348,7 +358,10 @@ fn checked_network(text: &str) -> Result<String> {
     if ok {
         Ok(text.to_owned())
     } else {
-        Err(bad("SAASODOO_SWARM_NETWORK", format!("{text:?} is not a name of a network")))
+        Err(bad(
+            "SAASODOO_SWARM_NETWORK",
+            format!("{text:?} is not a name of a network"),
+        ))
     }
 }
 
@@ -386,7 +399,9 @@ mod tests {
         assert_eq!(config.credentials, Credentials::Environment);
         assert_eq!(config.image_resolution, ImageResolution::Digest);
         assert_eq!(
-            SwarmConfig::from_vars([("DOCKER_HOST", "")]).expect("empty is unset").host,
+            SwarmConfig::from_vars([("DOCKER_HOST", "")])
+                .expect("empty is unset")
+                .host,
             DockerHost::Unix("/var/run/docker.sock".into())
         );
     }
@@ -411,7 +426,10 @@ mod tests {
             (vec![("SAASODOO_DATA_ROOT", "/a/../b")], "SAASODOO_DATA_ROOT"),
             (vec![("SAASODOO_QUOTA", "maybe")], "SAASODOO_QUOTA"),
             (vec![("SAASODOO_CREDENTIALS", "files")], "SAASODOO_CREDENTIALS"),
-            (vec![("SAASODOO_IMAGE_RESOLUTION", "always")], "SAASODOO_IMAGE_RESOLUTION"),
+            (
+                vec![("SAASODOO_IMAGE_RESOLUTION", "always")],
+                "SAASODOO_IMAGE_RESOLUTION",
+            ),
             (vec![("BASE_DOMAIN", "localhost")], "BASE_DOMAIN"),
         ] {
             let error = SwarmConfig::from_vars(vars.clone()).expect_err(field);

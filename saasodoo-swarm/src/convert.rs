@@ -212,12 +212,7 @@ pub(crate) fn service(creation: &Creation<'_>, config: &SwarmConfig) -> Result<V
 
 const HEALTHCHECK: &[&str] = &["TaskTemplate", "ContainerSpec", "Healthcheck"];
 
-fn labels(
-    spec: &InstanceSpec,
-    name: &ObjectName,
-    hosts: &[Host],
-    config: &SwarmConfig,
-) -> BTreeMap<String, String> {
+fn labels(spec: &InstanceSpec, name: &ObjectName, hosts: &[Host], config: &SwarmConfig) -> BTreeMap<String, String> {
     let mut labels = traefik::labels(name.as_str(), hosts, config);
     labels.extend(
         spec.labels
@@ -253,7 +248,10 @@ fn optional_labels(spec: &InstanceSpec) -> [(&'static str, Option<String>); 4] {
     };
     [
         (label::SUBDOMAIN, spec.route.subdomain.as_ref().map(ToString::to_string)),
-        (label::ODOO_VERSION, spec.odoo_version.map(|version| version.to_string())),
+        (
+            label::ODOO_VERSION,
+            spec.odoo_version.map(|version| version.to_string()),
+        ),
         (label::ADDONS, join(&spec.addons.custom)),
         (label::ADDONS_DISABLED, join(&spec.addons.disabled)),
     ]

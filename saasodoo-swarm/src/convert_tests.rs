@@ -75,7 +75,10 @@ fn the_body_is_todays_and_more() {
         body["TaskTemplate"]["Resources"],
         json!({"Limits": {"NanoCPUs": 1_000_000_000, "MemoryBytes": 1_073_741_824}})
     );
-    assert_eq!(body["TaskTemplate"]["Networks"], json!([{"Target": "saasodoo-network"}]));
+    assert_eq!(
+        body["TaskTemplate"]["Networks"],
+        json!([{"Target": "saasodoo-network"}])
+    );
     assert_eq!(body["Mode"], json!({"Replicated": {"Replicas": 1}}));
     assert_eq!(body["Labels"]["saasodoo.instance.name"], "Acme Ltd");
     assert_eq!(
@@ -134,7 +137,12 @@ fn differing(a: &Value, b: &Value) -> Vec<String> {
                 let keys: std::collections::BTreeSet<_> = x.keys().chain(y.keys()).collect();
                 for key in keys {
                     let null = &Value::Null;
-                    walk(x.get(key).unwrap_or(null), y.get(key).unwrap_or(null), &format!("{path}/{key}"), into);
+                    walk(
+                        x.get(key).unwrap_or(null),
+                        y.get(key).unwrap_or(null),
+                        &format!("{path}/{key}"),
+                        into,
+                    );
                 }
             }
             _ if a != b => into.push(path.to_owned()),
@@ -149,8 +157,14 @@ fn differing(a: &Value, b: &Value) -> Vec<String> {
 /// A body with parts that no spec has a field for, and that no model of today's client knows.
 fn foreign() -> Value {
     let mut body = render(&spec().with_env("A".parse().expect("a name"), "1"), &[], &config());
-    body["Labels"].as_object_mut().expect("labels").remove("saasodoo.managed-by");
-    body["Labels"].as_object_mut().expect("labels").remove("saasodoo.storage.bytes");
+    body["Labels"]
+        .as_object_mut()
+        .expect("labels")
+        .remove("saasodoo.managed-by");
+    body["Labels"]
+        .as_object_mut()
+        .expect("labels")
+        .remove("saasodoo.storage.bytes");
     body["TaskTemplate"]["Resources"]["Reservations"] = json!({"MemoryBytes": 1024, "GenericResources": [{"X": 1}]});
     body["TaskTemplate"]["ContainerSpec"]["FieldOfTheFuture"] = json!({"deep": [1, 2.5, null]});
     body["TaskTemplate"]["LogDriver"] = json!({"Name": "json-file", "Options": {"max-size": "10m"}});
@@ -211,7 +225,9 @@ fn a_change_touches_what_was_asked_and_nothing_else() {
     route.subdomain = Some("shop".parse().expect("a label"));
     let paths = patched(&InstanceChange::new().route(route));
     assert!(
-        paths.iter().all(|path| path.contains(".rule") || path.contains("saasodoo.host.") || path.contains("subdomain")),
+        paths
+            .iter()
+            .all(|path| path.contains(".rule") || path.contains("saasodoo.host.") || path.contains("subdomain")),
         "{paths:?}"
     );
 }
@@ -226,7 +242,12 @@ fn the_order_of_the_environment_stays() {
     let after = change.apply_to(&before).expect("a change");
     let mut new = body.clone();
     convert::patch(&mut new, &before, &after, &[], None).expect("patched");
-    let env = |body: &Value| body["TaskTemplate"]["ContainerSpec"]["Env"].as_array().cloned().expect("a list");
+    let env = |body: &Value| {
+        body["TaskTemplate"]["ContainerSpec"]["Env"]
+            .as_array()
+            .cloned()
+            .expect("a list")
+    };
     let (old, new) = (env(&body), env(&new));
     assert_eq!(new.len(), old.len() + 1);
     assert_eq!(new[new.len() - 2..], [json!("A=2"), json!("B=3")]);
@@ -241,7 +262,10 @@ fn a_resolved_digest_is_no_part_of_the_spec() {
     body["TaskTemplate"]["ContainerSpec"]["Image"] = json!("bitnamilegacy/odoo:17@sha256:00ff");
     body["Labels"]["saasodoo.image.resolved"] = json!("true");
     assert!(spec.diff(&read_back(&body, &config).spec).is_empty());
-    body["Labels"].as_object_mut().expect("labels").remove("saasodoo.image.resolved");
+    body["Labels"]
+        .as_object_mut()
+        .expect("labels")
+        .remove("saasodoo.image.resolved");
     assert_eq!(spec.diff(&read_back(&body, &config).spec)[0].field, "image");
 }
 

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
 use saasodoo_core::{
     BackendKind, Bytes, CreateOptions, DataPolicy, EnsureOutcome, Ensured, Error, ErrorKind, Host, ImageRef, Instance,
     InstanceId, InstanceSpec, ObjectName, Result,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::backend::Inner;
@@ -119,7 +119,14 @@ impl Inner {
                 return match self.see(spec.id).await? {
                     // Faster by somebody else, who uses the same directory.
                     Some(existing) => {
-                        self.undo(spec.id, Made { directory: None, ..std::mem::take(made) }).await;
+                        self.undo(
+                            spec.id,
+                            Made {
+                                directory: None,
+                                ..std::mem::take(made)
+                            },
+                        )
+                        .await;
                         self.already(spec, &existing).await
                     }
                     None => Err(Error::conflict(
@@ -196,7 +203,10 @@ impl Inner {
         for answer in answers {
             each_element(&answer?, |service| {
                 let other = facts::id_of(&service).is_ok_and(|other| other != id);
-                let name = service.pointer("/Spec/Name").and_then(Value::as_str).unwrap_or_default();
+                let name = service
+                    .pointer("/Spec/Name")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default();
                 let rule = facts::label_of(&service, &format!("traefik.http.routers.{name}.rule"));
                 let routed = crate::traefik::hosts(rule.unwrap_or_default());
                 let clash = hosts
@@ -216,13 +226,20 @@ impl Inner {
         match &options.data {
             DataPolicy::New => self.storage.make(name, spec.id, spec.storage).await,
             DataPolicy::AdoptRetained => {
-                let left = self.storage.find_left(spec.id, Some(name.clone())).await?.ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::StorageMissing,
-                        format!("no data of this instance is at {}", self.storage.absolute(&name).display()),
-                    )
-                    .with_advice("create it with new data, or name the directory that holds its data")
-                })?;
+                let left = self
+                    .storage
+                    .find_left(spec.id, Some(name.clone()))
+                    .await?
+                    .ok_or_else(|| {
+                        Error::new(
+                            ErrorKind::StorageMissing,
+                            format!(
+                                "no data of this instance is at {}",
+                                self.storage.absolute(&name).display()
+                            ),
+                        )
+                        .with_advice("create it with new data, or name the directory that holds its data")
+                    })?;
                 self.unused(spec.id, &left.path.to_string_lossy()).await?;
                 self.storage.adopt(left.path, spec.storage, true).await
             }
@@ -231,7 +248,10 @@ impl Inner {
                 self.unused(spec.id, &path.to_string_lossy()).await?;
                 self.storage.adopt(path, spec.storage, false).await
             }
-            other => Err(Error::unsupported("data", format!("{other:?} is not known to this backend"))),
+            other => Err(Error::unsupported(
+                "data",
+                format!("{other:?} is not known to this backend"),
+            )),
         }
     }
 
@@ -240,11 +260,12 @@ impl Inner {
         let body = self.wire.get("/services", &[]).await?;
         let mut user = None;
         each_element(&body, |service| {
-            let mounts = service.pointer("/Spec/TaskTemplate/ContainerSpec/Mounts").and_then(Value::as_array);
+            let mounts = service
+                .pointer("/Spec/TaskTemplate/ContainerSpec/Mounts")
+                .and_then(Value::as_array);
             let shared = mounts.into_iter().flatten().any(|mount| {
                 let source = mount.get("Source").and_then(Value::as_str).unwrap_or_default();
-                mount.get("Type").and_then(Value::as_str) == Some("bind")
-                    && overlaps(source, path, self.storage.path())
+                mount.get("Type").and_then(Value::as_str) == Some("bind") && overlaps(source, path, self.storage.path())
             });
             let own = facts::id_of(&service).is_ok_and(|other| other == id);
             if shared && !own {
@@ -385,7 +406,12 @@ impl Inner {
 
 /// Answers Conflict with the fields in which an existing instance differs from what is asked.
 pub(crate) fn equal_or_conflict(spec: &InstanceSpec, existing: &Instance) -> Result<()> {
-    let differing: Vec<String> = existing.spec.diff(spec).into_iter().map(|change| change.field).collect();
+    let differing: Vec<String> = existing
+        .spec
+        .diff(spec)
+        .into_iter()
+        .map(|change| change.field)
+        .collect();
     if differing.is_empty() {
         return Ok(());
     }
@@ -402,7 +428,10 @@ pub(crate) fn host_taken(host: &Host, other: &Value) -> Error {
 }
 
 fn uses_secrets(existing: &Seen, secrets: &[SecretFile]) -> bool {
-    let used = existing.body().pointer("/TaskTemplate/ContainerSpec/Secrets").and_then(Value::as_array);
+    let used = existing
+        .body()
+        .pointer("/TaskTemplate/ContainerSpec/Secrets")
+        .and_then(Value::as_array);
     let used: Vec<&str> = used
         .into_iter()
         .flatten()
@@ -431,6 +460,8 @@ mod tests {
     fn overlapping_directories_are_seen() {
         let overlaps = |mounted, directory| overlaps(mounted, directory, Path::new("/r"));
         assert!(overlaps("/r/b", "/r/b") && overlaps("/r/b", "/r/b/c") && overlaps("/r/b/c", "/r/b"));
-        assert!(!overlaps("/r/b", "/r/bc") && !overlaps("", "/r/a") && !overlaps("/r", "/r/a") && !overlaps("/", "/r/a"));
+        assert!(
+            !overlaps("/r/b", "/r/bc") && !overlaps("", "/r/a") && !overlaps("/r", "/r/a") && !overlaps("/", "/r/a")
+        );
     }
 }

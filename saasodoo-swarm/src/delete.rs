@@ -60,7 +60,9 @@ impl Inner {
             self.until_gone(id).await?;
             self.remove_secrets(id).await?;
         }
-        let Some(target) = target else { return Ok(Deleted::already_gone()) };
+        let Some(target) = target else {
+            return Ok(Deleted::already_gone());
+        };
         if self.storage.purge(target.clone(), PURGE_DEADLINE).await? {
             Ok(Deleted::done(None, vec![target]))
         } else {
@@ -76,9 +78,11 @@ impl Inner {
                 .with_advice("plan the purge again and look at what it lists"))
         };
         if self.config.common.retain_storage {
-            return Err(Error::new(ErrorKind::NotAllowed, "this configuration never deletes data")
-                .with_field("RETAIN_STORAGE")
-                .with_backend(BackendKind::Swarm));
+            return Err(
+                Error::new(ErrorKind::NotAllowed, "this configuration never deletes data")
+                    .with_field("RETAIN_STORAGE")
+                    .with_backend(BackendKind::Swarm),
+            );
         }
         if token.backend() != BackendKind::Swarm || token.instance() != id {
             return refuse("the token is for another instance or backend");
@@ -116,8 +120,8 @@ impl Inner {
 
     /// Refuses the purge of data that was there before the instance.
     pub(crate) fn check_adopted(&self, seen: &Seen, present: Option<&Left>) -> Result<()> {
-        let adopted = facts::label_of(&seen.service, label::ADOPTED).is_some()
-            || present.is_some_and(|left| left.adopted);
+        let adopted =
+            facts::label_of(&seen.service, label::ADOPTED).is_some() || present.is_some_and(|left| left.adopted);
         if adopted {
             return Err(not_ours(facts::data_source(&seen.service).unwrap_or_default()));
         }

@@ -77,9 +77,10 @@ impl Failure {
                 Some("give the address of a swarm manager in DOCKER_HOST, or run `docker swarm init`"),
             ),
             _ if says("swarm is encrypted") => (ErrorKind::MissingPrerequisite, Some("unlock the swarm")),
-            _ if says("does not have a leader") || says("deadlineexceeded") || says("code = unavailable") => {
-                (ErrorKind::Unavailable, Some("check that most of the swarm's managers run"))
-            }
+            _ if says("does not have a leader") || says("deadlineexceeded") || says("code = unavailable") => (
+                ErrorKind::Unavailable,
+                Some("check that most of the swarm's managers run"),
+            ),
             400 => (ErrorKind::InvalidInput, None),
             401 => (ErrorKind::Unauthorized, None),
             403 => (ErrorKind::Forbidden, None),
@@ -123,8 +124,7 @@ impl Failure {
     /// Nobody knows whether the change was made.
     pub(crate) fn is_unknown(&self) -> bool {
         let refused = self.status.is_some_and(|status| (400..500).contains(&status));
-        self.write && self.sent && !refused && !self.is_out_of_sequence()
-            && self.kind != ErrorKind::MissingPrerequisite
+        self.write && self.sent && !refused && !self.is_out_of_sequence() && self.kind != ErrorKind::MissingPrerequisite
     }
 }
 
@@ -211,14 +211,19 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'st
 }
 
 fn find<T: StdError + 'static>(error: &Bollard) -> Option<&T> {
-    chain(error).into_iter().find_map(|error| error.downcast_ref::<T>()).or(match error {
-        Bollard::IOError { err } => (err as &(dyn StdError + 'static)).downcast_ref::<T>(),
-        _ => None,
-    })
+    chain(error)
+        .into_iter()
+        .find_map(|error| error.downcast_ref::<T>())
+        .or(match error {
+            Bollard::IOError { err } => (err as &(dyn StdError + 'static)).downcast_ref::<T>(),
+            _ => None,
+        })
 }
 
 fn tls(error: &Bollard) -> bool {
-    chain(error).into_iter().any(|error| error.downcast_ref::<rustls::Error>().is_some())
+    chain(error)
+        .into_iter()
+        .any(|error| error.downcast_ref::<rustls::Error>().is_some())
 }
 
 /// The whole chain's texts without repetitions: bollard's own often says only "client error (Connect)".

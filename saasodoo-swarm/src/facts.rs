@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use saasodoo_core::{
-    BackendKind, Cause, Endpoints, Error, ErrorKind, Facts, Hold, Instance, InstanceId, ObjectName, Origin,
-    Provenance, Result, Source, Storage, StorageLocation, StorageState, Transition, Unit, UnitPhase,
+    BackendKind, Cause, Endpoints, Error, ErrorKind, Facts, Hold, Instance, InstanceId, ObjectName, Origin, Provenance,
+    Result, Source, Storage, StorageLocation, StorageState, Transition, Unit, UnitPhase,
 };
 use serde_json::Value;
 
@@ -37,7 +37,10 @@ pub(crate) fn id_of(service: &Value) -> Result<InstanceId> {
             ErrorKind::Unexpected,
             format!(
                 "the service {:?} has the label {} with {text:?}, which is no UUID",
-                service.pointer("/Spec/Name").and_then(Value::as_str).unwrap_or_default(),
+                service
+                    .pointer("/Spec/Name")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default(),
                 label::ID,
             ),
         )
@@ -73,7 +76,10 @@ pub(crate) fn instance(
     now: Timestamp,
 ) -> Result<Instance> {
     let id = id_of(service)?;
-    let name_text = service.pointer("/Spec/Name").and_then(Value::as_str).unwrap_or_default();
+    let name_text = service
+        .pointer("/Spec/Name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let name = ObjectName::existing(name_text).map_err(|error| error.with_instance(id))?;
     let read = observed::spec(service, id, &name, disk, config);
     let revision = service.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);

@@ -151,11 +151,17 @@ fn todays_service_is_read_back_whole() {
         ("postgres-pool-1", 5432, "odoo_1111_0a1b2c3d")
     );
     assert_eq!(database.password, Secret::new("s3ntinel"));
-    assert_eq!(spec.admin.as_ref().map(|admin| admin.email.as_str()), Some("admin@acme.example"));
+    assert_eq!(
+        spec.admin.as_ref().map(|admin| admin.email.as_str()),
+        Some("admin@acme.example")
+    );
     assert_eq!(spec.environment.len(), 1, "{:?}", spec.environment);
     assert_eq!(spec.route, saasodoo_core::Route::default());
     assert_eq!(instance.endpoints.external, ["http://acme.saasodoo.local"]);
-    assert_eq!(instance.endpoints.internal.as_deref(), Some("http://odoo-acme-0a1b2c3d:8069"));
+    assert_eq!(
+        instance.endpoints.internal.as_deref(),
+        Some("http://odoo-acme-0a1b2c3d:8069")
+    );
     // What Docker really does with such a service.
     assert_eq!(spec.scheduling.stop_grace_seconds, 10);
     assert!(!spec.probes.liveness);
@@ -189,7 +195,11 @@ fn what_cannot_be_understood_is_reported_and_the_rest_is_there() {
     let mut service = legacy(1);
     let body = &mut service["Spec"];
     body["TaskTemplate"]["ContainerSpec"]["Env"] = json!([
-        "ODOO_DATABASE_HOST=db", "ODOO_DATABASE_PORT_NUMBER=many", "ODOO_DATABASE_NAME=d", "1X=s3ntinel", "A=b"
+        "ODOO_DATABASE_HOST=db",
+        "ODOO_DATABASE_PORT_NUMBER=many",
+        "ODOO_DATABASE_NAME=d",
+        "1X=s3ntinel",
+        "A=b"
     ]);
     body["TaskTemplate"]["ContainerSpec"]["Image"] = json!("Not An Image");
     body["TaskTemplate"]["ContainerSpec"]["Command"] = json!(["sh"]);
@@ -252,7 +262,13 @@ fn every_state_has_a_status() {
 #[test]
 fn the_table_of_events_with_its_bugs_corrected() {
     use InstanceStatus::{Error, Running, Starting, Stopped};
-    let history = || vec![failed(1, "shutdown", 1), failed(10, "shutdown", 1), failed(20, "shutdown", 1)];
+    let history = || {
+        vec![
+            failed(1, "shutdown", 1),
+            failed(10, "shutdown", 1),
+            failed(20, "shutdown", 1),
+        ]
+    };
     let with = |mut tasks: Vec<Value>, last: Value| {
         tasks.push(last);
         tasks
@@ -260,9 +276,27 @@ fn the_table_of_events_with_its_bugs_corrected() {
     // (what, replicas, tasks, today, right)
     let rows = [
         ("no tasks yet: today calls it stopped", 1, vec![], Stopped, Starting),
-        ("shutdown only: the next task comes", 1, vec![task(1, "shutdown", "shutdown")], Stopped, Starting),
-        ("pending: today calls it stopped", 1, vec![task(30, "running", "pending")], Stopped, Starting),
-        ("assigned: today calls it stopped", 1, vec![task(30, "running", "assigned")], Stopped, Starting),
+        (
+            "shutdown only: the next task comes",
+            1,
+            vec![task(1, "shutdown", "shutdown")],
+            Stopped,
+            Starting,
+        ),
+        (
+            "pending: today calls it stopped",
+            1,
+            vec![task(30, "running", "pending")],
+            Stopped,
+            Starting,
+        ),
+        (
+            "assigned: today calls it stopped",
+            1,
+            vec![task(30, "running", "assigned")],
+            Stopped,
+            Starting,
+        ),
         (
             "rejected: today calls it stopped",
             1,
@@ -270,7 +304,13 @@ fn the_table_of_events_with_its_bugs_corrected() {
             Stopped,
             Error,
         ),
-        ("complete: Swarm starts another", 1, vec![task(30, "shutdown", "complete")], Stopped, Starting),
+        (
+            "complete: Swarm starts another",
+            1,
+            vec![task(30, "shutdown", "complete")],
+            Stopped,
+            Starting,
+        ),
         (
             "a draining old task beside the new one",
             1,
@@ -278,7 +318,13 @@ fn the_table_of_events_with_its_bugs_corrected() {
             Stopped,
             Starting,
         ),
-        ("preparing", 1, vec![task(30, "running", "preparing")], Starting, Starting),
+        (
+            "preparing",
+            1,
+            vec![task(30, "running", "preparing")],
+            Starting,
+            Starting,
+        ),
         ("starting", 1, vec![task(30, "running", "starting")], Starting, Starting),
         ("running", 1, vec![task(30, "running", "running")], Running, Running),
         (
@@ -324,7 +370,13 @@ fn the_table_of_the_reconciler_with_its_bugs_corrected() {
         service
     };
     let rows = [
-        ("any task running", started(), vec![task(30, "running", "running")], Running, Running),
+        (
+            "any task running",
+            started(),
+            vec![task(30, "running", "running")],
+            Running,
+            Running,
+        ),
         (
             "running, but told to stop: today calls it running",
             legacy(0),
@@ -385,7 +437,10 @@ fn refusals_are_the_causes_of_the_other_platform() {
             "mount_failed",
         ),
         ("Minimum memory limit allowed is 6MB", "rejected"),
-        ("pull access denied for x, repository does not exist or may require 'docker login'", "image_pull"),
+        (
+            "pull access denied for x, repository does not exist or may require 'docker login'",
+            "image_pull",
+        ),
         ("manifest for x:9 not found: manifest unknown", "image_pull"),
     ] {
         let tasks = [
@@ -426,7 +481,13 @@ fn a_refusal_before_a_change_says_nothing_about_it() {
 
 #[test]
 fn a_crash_loop_and_a_kill_for_memory_are_told_apart() {
-    let loop_of = |code| vec![failed(10, "shutdown", code), failed(20, "shutdown", code), task(30, "ready", "ready")];
+    let loop_of = |code| {
+        vec![
+            failed(10, "shutdown", code),
+            failed(20, "shutdown", code),
+            task(30, "ready", "ready"),
+        ]
+    };
     assert_eq!(
         seen(&started_at_zero(), &loop_of(3)),
         (
@@ -463,7 +524,10 @@ fn a_crash_loop_and_a_kill_for_memory_are_told_apart() {
 #[test]
 fn placement_and_lost_nodes() {
     let nowhere = "no suitable node (scheduling constraints not satisfied on 1 node)";
-    let (status, cause) = seen(&started_at_zero(), &[with_error(task(30, "running", "pending"), nowhere)]);
+    let (status, cause) = seen(
+        &started_at_zero(),
+        &[with_error(task(30, "running", "pending"), nowhere)],
+    );
     assert_eq!(status, InstanceStatus::Error);
     assert_eq!(
         cause,

@@ -94,10 +94,17 @@ impl Inner {
             Ok(_) => (HealthState::Ok, format!("{image} can be pulled")),
             Err(failure) => {
                 let error = Error::from(failure);
-                let what = if error.kind() == ErrorKind::NotFound { "is not" } else { "may not be" };
+                let what = if error.kind() == ErrorKind::NotFound {
+                    "is not"
+                } else {
+                    "may not be"
+                };
                 (
                     HealthState::Degraded,
-                    format!("{image} is not on this node and {what} in its registry: {}", error.message()),
+                    format!(
+                        "{image} is not on this node and {what} in its registry: {}",
+                        error.message()
+                    ),
                 )
             }
         }

@@ -22,6 +22,8 @@ mod observed;
 mod plan;
 mod read;
 mod storage;
+#[cfg(test)]
+mod storage_tests;
 mod task;
 mod traefik;
 mod watch;

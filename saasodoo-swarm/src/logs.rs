@@ -43,7 +43,11 @@ impl Inner {
         let seen = self.see(id).await?.ok_or_else(|| Error::not_found(id))?;
         let mut with_log: Vec<&Task> = seen.tasks.iter().filter(|task| task.has_container).collect();
         with_log.sort_by(|a, b| b.age().cmp(&a.age()));
-        let mut query = vec![("stdout", "1".to_owned()), ("stderr", "1".to_owned()), ("timestamps", "1".to_owned())];
+        let mut query = vec![
+            ("stdout", "1".to_owned()),
+            ("stderr", "1".to_owned()),
+            ("timestamps", "1".to_owned()),
+        ];
         if let Some(tail) = options.tail {
             query.push(("tail", tail.to_string()));
         }
@@ -53,8 +57,14 @@ impl Inner {
         if options.follow && !options.previous {
             return self.follow(&seen, &with_log, query);
         }
-        let task = if options.previous { with_log.get(1) } else { with_log.first() };
-        let Some(task) = task else { return Ok(stream::empty().boxed()) };
+        let task = if options.previous {
+            with_log.get(1)
+        } else {
+            with_log.first()
+        };
+        let Some(task) = task else {
+            return Ok(stream::empty().boxed());
+        };
         let unit = task.id.clone();
         let path = format!("/tasks/{}/logs", segment(&unit).map_err(Error::from)?);
         let frames = self.wire.logs(&path, &pairs(&query)).map_err(Error::from)?;

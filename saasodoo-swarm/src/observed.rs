@@ -58,13 +58,7 @@ impl Reader<'_> {
 }
 
 /// Reads a service's body.
-pub(crate) fn spec(
-    service: &Value,
-    id: InstanceId,
-    name: &ObjectName,
-    disk: Disk,
-    config: &SwarmConfig,
-) -> Observed {
+pub(crate) fn spec(service: &Value, id: InstanceId, name: &ObjectName, disk: Disk, config: &SwarmConfig) -> Observed {
     let mut reader = Reader {
         service,
         unparsed: Vec::new(),
@@ -81,7 +75,10 @@ pub(crate) fn spec(
     read_storage(reader, disk, &mut spec);
     let list = |text: Option<&str>| -> BTreeSet<String> {
         let text = text.unwrap_or_default();
-        text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        text.split(',')
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
     };
     spec.addons.custom = list(reader.label(label::ADDONS));
     spec.addons.disabled = list(reader.label(label::ADDONS_DISABLED));
@@ -126,12 +123,18 @@ fn database_name(reader: &mut Reader<'_>, id: InstanceId, name: &ObjectName) -> 
     );
     from_host.unwrap_or_else(|| {
         let short = id.short().to_string();
-        short.parse().unwrap_or_else(|_| unreachable!("hexadecimal digits are a name"))
+        short
+            .parse()
+            .unwrap_or_else(|_| unreachable!("hexadecimal digits are a name"))
     })
 }
 
 fn read_image(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
-    let Some(text) = reader.at("/ContainerSpec/Image").and_then(Value::as_str).map(str::to_owned) else {
+    let Some(text) = reader
+        .at("/ContainerSpec/Image")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+    else {
         reader.left("image", "", "the service has none");
         return;
     };
@@ -171,7 +174,11 @@ fn read_environment(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
             Err(error) => reader.left(&format!("environment.{name}"), "", error.message()),
         }
     }
-    let secret = |variable: &str| reserved.get(variable).map_or_else(Secret::withheld, |value| Secret::new(value.clone()));
+    let secret = |variable: &str| {
+        reserved
+            .get(variable)
+            .map_or_else(Secret::withheld, |value| Secret::new(value.clone()))
+    };
     let text = |variable: &str| reserved.get(variable).cloned();
     match (text("ODOO_DATABASE_HOST"), text("ODOO_DATABASE_NAME")) {
         (None, None) => {}
@@ -210,7 +217,11 @@ fn read_environment(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
     }
     for file in mounted {
         if !matches!(file, DATABASE_PASSWORD | ADMIN_PASSWORD) {
-            reader.left(&format!("environment.{file}_FILE"), "", "is in a file, which cannot be read");
+            reader.left(
+                &format!("environment.{file}_FILE"),
+                "",
+                "is in a file, which cannot be read",
+            );
         }
     }
 }
@@ -219,12 +230,10 @@ fn read_resources(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
     let number = |reader: &Reader<'_>, path: &str| reader.at(path).filter(|value| !value.is_null()).cloned();
     let cpu = |value: &Value| value.as_i64().and_then(Cpu::from_nano_cpus);
     let bytes = |value: &Value| value.as_u64().map(Bytes::new);
-    let mut limit = |path: &str, field: &str, take: &mut dyn FnMut(&Value) -> bool| {
-        match number(reader, path) {
-            Some(value) if !take(&value) => reader.left(field, value.to_string(), "is not an amount"),
-            None => reader.left(field, "", "the service has no limit"),
-            Some(_) => {}
-        }
+    let mut limit = |path: &str, field: &str, take: &mut dyn FnMut(&Value) -> bool| match number(reader, path) {
+        Some(value) if !take(&value) => reader.left(field, value.to_string(), "is not an amount"),
+        None => reader.left(field, "", "the service has no limit"),
+        Some(_) => {}
     };
     limit("/Resources/Limits/NanoCPUs", "resources.cpu", &mut |value| {
         cpu(value).map(|cpu| spec.resources.cpu = cpu).is_some()
@@ -290,7 +299,11 @@ fn read_scheduling(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
         let seconds = value.as_u64().filter(|nanos| nanos % 1_000_000_000 == 0);
         match seconds.and_then(|nanos| u16::try_from(nanos / 1_000_000_000).ok()) {
             Some(seconds) => spec.scheduling.stop_grace_seconds = seconds,
-            None => reader.left("scheduling.stop_grace_seconds", value.to_string(), "is not whole seconds"),
+            None => reader.left(
+                "scheduling.stop_grace_seconds",
+                value.to_string(),
+                "is not whole seconds",
+            ),
         }
     }
     let constraints = reader.at("/Placement/Constraints").and_then(Value::as_array).cloned();
@@ -341,10 +354,7 @@ fn read_route(reader: &mut Reader<'_>, name: &ObjectName, spec: &mut InstanceSpe
         labels.keys().any(|key| key.starts_with(&prefix))
     });
     spec.route.subdomain = reader.parsed_label(label::SUBDOMAIN, "route.subdomain");
-    let default = spec
-        .hosts(base)
-        .ok()
-        .and_then(|hosts| hosts.into_iter().next());
+    let default = spec.hosts(base).ok().and_then(|hosts| hosts.into_iter().next());
     let mut hosts: Vec<Host> = Vec::new();
     for text in traefik::hosts(&rule) {
         let host: Host = match text.parse() {
@@ -407,8 +417,8 @@ fn read_leftovers(reader: &mut Reader<'_>) {
     if data == 0 {
         reader.left("storage", "", "no directory is mounted as the instance's data");
     }
-    let body = reader.service.get("Spec").cloned().unwrap_or_default();
-    match convert::replicas(&body) {
+    let body = reader.service.get("Spec").unwrap_or(&Value::Null);
+    match convert::replicas(body) {
         Some(0 | 1) => {}
         Some(more) => reader.left("replicas", more.to_string(), "an instance is one process"),
         None => reader.left(

@@ -22,7 +22,10 @@ impl Inner {
             Operation::SetPower(id, power) => self.plan_power(*id, *power).await,
             Operation::Delete(id) => self.plan_delete(*id).await,
             Operation::Purge(id) => self.plan_purge(*id).await,
-            other => Err(Error::unsupported("operation", format!("{other:?} is not known to this backend"))),
+            other => Err(Error::unsupported(
+                "operation",
+                format!("{other:?} is not known to this backend"),
+            )),
         }
     }
 
@@ -53,7 +56,12 @@ impl Inner {
                 }
                 self.unused(spec.id, &path).await?;
             }
-            other => return Err(Error::unsupported("data", format!("{other:?} is not known to this backend"))),
+            other => {
+                return Err(Error::unsupported(
+                    "data",
+                    format!("{other:?} is not known to this backend"),
+                ));
+            }
         }
         if self.config.credentials == Credentials::Secrets {
             let secrets = convert::passwords(spec);
@@ -77,8 +85,11 @@ impl Inner {
         plan.changes = change.fields;
         if change.grows && plan.changes.is_empty() {
             let enforced = change.before.storage.capacity.map(|size| size.to_string());
-            plan.changes
-                .push(FieldChange::new("storage", enforced, Some(change.after.storage.to_string())));
+            plan.changes.push(FieldChange::new(
+                "storage",
+                enforced,
+                Some(change.after.storage.to_string()),
+            ));
         }
         Ok(plan)
     }
@@ -86,7 +97,9 @@ impl Inner {
     async fn plan_power(&self, id: InstanceId, power: Power) -> Result<Plan> {
         let seen = self.existing(id).await?;
         let mut plan = Plan::nothing(id);
-        let Some(body) = powered(&seen, power)? else { return Ok(plan) };
+        let Some(body) = powered(&seen, power)? else {
+            return Ok(plan);
+        };
         let replicas = |body: &Value| convert::replicas(body).map(|replicas| replicas.to_string());
         if replicas(seen.body()) != replicas(&body) {
             plan.changes
@@ -97,7 +110,8 @@ impl Inner {
             hold.as_str().map(str::to_owned)
         };
         if hold(seen.body()) != hold(&body) {
-            plan.changes.push(FieldChange::new("hold", hold(seen.body()), hold(&body)));
+            plan.changes
+                .push(FieldChange::new("hold", hold(seen.body()), hold(&body)));
         }
         plan.restarts = runs(&seen) && matches!(power, Power::Stop | Power::Restart | Power::Suspend);
         Ok(plan)
@@ -114,8 +128,9 @@ impl Inner {
 
     async fn plan_purge(&self, id: InstanceId) -> Result<Plan> {
         if self.config.common.retain_storage {
-            return Err(Error::new(ErrorKind::NotAllowed, "this configuration never deletes data")
-                .with_field("RETAIN_STORAGE"));
+            return Err(
+                Error::new(ErrorKind::NotAllowed, "this configuration never deletes data").with_field("RETAIN_STORAGE"),
+            );
         }
         let mut plan = self.plan_delete(id).await?;
         // Data that was there before the instance gets no token.
@@ -151,7 +166,10 @@ fn template(body: &Value) -> Option<&Value> {
 fn objects(seen: &Seen) -> Vec<ObjectIdentity> {
     let name = seen.body().get("Name").and_then(Value::as_str).unwrap_or_default();
     let mut objects = vec![ObjectIdentity::new("Service", name, seen.service_id())];
-    let secrets = seen.body().pointer("/TaskTemplate/ContainerSpec/Secrets").and_then(Value::as_array);
+    let secrets = seen
+        .body()
+        .pointer("/TaskTemplate/ContainerSpec/Secrets")
+        .and_then(Value::as_array);
     for secret in secrets.into_iter().flatten() {
         let text = |name: &str| secret.get(name).and_then(Value::as_str).unwrap_or_default();
         objects.push(ObjectIdentity::new("Secret", text("SecretName"), text("SecretID")));
@@ -165,7 +183,8 @@ fn nothing_left(id: InstanceId) -> Error {
 
 /// In what a new service is better than one that the system in production would make of the same spec.
 fn improvements(spec: &InstanceSpec) -> Vec<FieldChange> {
-    let change = |field: &str, from: Option<&str>, to: String| FieldChange::new(field, from.map(str::to_owned), Some(to));
+    let change =
+        |field: &str, from: Option<&str>, to: String| FieldChange::new(field, from.map(str::to_owned), Some(to));
     vec![
         change(
             "service.healthcheck",

@@ -35,7 +35,10 @@ impl Seen {
     }
 
     pub(crate) fn version(&self) -> u64 {
-        self.service.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0)
+        self.service
+            .pointer("/Version/Index")
+            .and_then(Value::as_u64)
+            .unwrap_or(0)
     }
 }
 
@@ -148,10 +151,13 @@ fn ambiguous(id: InstanceId, services: &[Value]) -> Error {
         .iter()
         .filter_map(|service| service.pointer("/Spec/Name")?.as_str())
         .collect();
-    Error::conflict(["id"], format!("several services are this instance: {}", names.join(", ")))
-        .with_instance(id)
-        .with_backend(BackendKind::Swarm)
-        .with_advice("remove the ones that are left over by hand, after looking at their data")
+    Error::conflict(
+        ["id"],
+        format!("several services are this instance: {}", names.join(", ")),
+    )
+    .with_instance(id)
+    .with_backend(BackendKind::Swarm)
+    .with_advice("remove the ones that are left over by hand, after looking at their data")
 }
 
 /// Two services can carry the same id when somebody copied one; the instance is listed once and says so.
@@ -192,7 +198,10 @@ pub(crate) fn list(inner: Arc<Inner>, filter: InstanceFilter) -> BoxStream<'stat
         };
         match inner.see_all(&label).await {
             Ok((instances, errors)) => {
-                let found = instances.into_iter().filter(move |instance| filter.matches(instance)).map(Ok);
+                let found = instances
+                    .into_iter()
+                    .filter(move |instance| filter.matches(instance))
+                    .map(Ok);
                 // After everything that could be read: the stream ends with the first of them.
                 let unread = match errors.len() {
                     0 => None,

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, statat, unlinkat,
+};
 use rustix::io::Errno;
 use saasodoo_core::{BackendKind, Bytes, Error, ErrorKind, InstanceId, ObjectIdentity, Result, Retry};
 use xattr::FileExt;
@@ -107,7 +109,10 @@ impl DataRoot {
         let this = self.clone();
         match tokio::time::timeout(deadline, tokio::task::spawn_blocking(move || work(&this))).await {
             Ok(Ok(result)) => result,
-            Ok(Err(error)) => Err(fail(ErrorKind::Unexpected, format!("a file system call panicked: {error}"))),
+            Ok(Err(error)) => Err(fail(
+                ErrorKind::Unexpected,
+                format!("a file system call panicked: {error}"),
+            )),
             Err(_) => Err(fail(
                 ErrorKind::Timeout,
                 format!("{} did not answer within {deadline:?}", self.root.display()),
@@ -122,7 +127,8 @@ impl DataRoot {
         let Some(relative) = absolute.and_then(|path| self.relative(path)) else {
             return Ok(Disk::default());
         };
-        self.blocking(self.deadline, move |root| root.look_now(&relative, usage)).await
+        self.blocking(self.deadline, move |root| root.look_now(&relative, usage))
+            .await
     }
 
     /// The quotas of many directories, in one go. What cannot be read is not there.
@@ -164,7 +170,8 @@ impl DataRoot {
     /// Makes a new directory with its quota. One that is there and empty, as an interrupted creation leaves it, will
     /// do; one with anything in it is a conflict and is not touched.
     pub(crate) async fn make(&self, relative: String, id: InstanceId, size: Bytes) -> Result<Prepared> {
-        self.blocking(self.deadline, move |root| root.make_now(&relative, id, size)).await
+        self.blocking(self.deadline, move |root| root.make_now(&relative, id, size))
+            .await
     }
 
     /// Whether a new directory could be made.
@@ -194,7 +201,11 @@ impl DataRoot {
         if !made {
             check_free(&dir, &path, id)?;
         }
-        let undo = if made { Undo::Remove(inode(&dir, &path)?) } else { Undo::Nothing };
+        let undo = if made {
+            Undo::Remove(inode(&dir, &path)?)
+        } else {
+            Undo::Nothing
+        };
         let prepared = Prepared {
             path,
             adopted: false,
@@ -260,7 +271,9 @@ impl DataRoot {
         if !prepared.retained {
             return;
         }
-        let Some(relative) = self.relative(&prepared.path.to_string_lossy()) else { return };
+        let Some(relative) = self.relative(&prepared.path.to_string_lossy()) else {
+            return;
+        };
         let _ = self
             .blocking(self.deadline, move |root| {
                 if let Some(dir) = root.open(&relative)? {
@@ -274,7 +287,9 @@ impl DataRoot {
     /// Takes back what [`make`](Self::make) or [`adopt`](Self::adopt) did, and nothing else: a directory that this call
     /// made, if it is still the same and still empty.
     pub(crate) async fn undo(&self, prepared: Prepared) {
-        let Some(relative) = self.relative(&prepared.path.to_string_lossy()) else { return };
+        let Some(relative) = self.relative(&prepared.path.to_string_lossy()) else {
+            return;
+        };
         let undone = self
             .blocking(self.deadline, move |root| {
                 root.undo_now(&relative, &prepared);
@@ -290,7 +305,9 @@ impl DataRoot {
         let result = match prepared.undo {
             Undo::Nothing => Ok(()),
             Undo::Remove(made) => self.open(relative).and_then(|dir| {
-                let same = dir.as_ref().is_some_and(|dir| inode(dir, &prepared.path).ok() == Some(made));
+                let same = dir
+                    .as_ref()
+                    .is_some_and(|dir| inode(dir, &prepared.path).ok() == Some(made));
                 drop(dir);
                 if same {
                     // Fails on a directory that is not empty, which is what protects the data of somebody faster.
@@ -334,9 +351,8 @@ impl DataRoot {
             }
             Ok(false) => Err(no_quota(path, "the quota does not read back")),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(io_error(error, path, "does not take a quota").with_advice(
-                    "give the CephFS client the capability to set quotas: mds 'allow rwp'",
-                ))
+                Err(io_error(error, path, "does not take a quota")
+                    .with_advice("give the CephFS client the capability to set quotas: mds 'allow rwp'"))
             }
             Err(error) => Err(no_quota(path, &error.to_string())),
         }
@@ -344,7 +360,9 @@ impl DataRoot {
 
     /// Marks a directory as left behind by its instance, so that it is found again by the full id.
     pub(crate) async fn retain(&self, absolute: &str, id: InstanceId, adopted: bool) {
-        let Some(relative) = self.relative(absolute) else { return };
+        let Some(relative) = self.relative(absolute) else {
+            return;
+        };
         let marked = self.blocking(self.deadline, move |root| {
             if let Some(dir) = root.open(&relative)? {
                 mark(&dir, OWNER, &id.to_string());
@@ -417,12 +435,15 @@ impl DataRoot {
     /// Deletes exactly this directory with all that is in it. Answers whether it was there.
     pub(crate) async fn purge(&self, target: ObjectIdentity, deadline: Duration) -> Result<bool> {
         let relative = self.relative_or_fail(&target.name)?;
-        self.blocking(deadline, move |root| root.purge_now(&relative, &target)).await
+        self.blocking(deadline, move |root| root.purge_now(&relative, &target))
+            .await
     }
 
     fn purge_now(&self, relative: &str, target: &ObjectIdentity) -> Result<bool> {
         let path = self.absolute(relative);
-        let Some(dir) = self.open(relative)? else { return Ok(false) };
+        let Some(dir) = self.open(relative)? else {
+            return Ok(false);
+        };
         if identity(&dir, &path)? != *target {
             return Err(Error::conflict(
                 ["storage"],
@@ -453,11 +474,10 @@ impl DataRoot {
             let path = root.absolute(&name);
             mkdirat(&fd, name.as_str(), Mode::from_raw_mode(0o700))
                 .map_err(|error| io_error(error.into(), &path, "cannot be made"))?;
-            let quota = root
-                .open(&name)
-                .ok()
-                .flatten()
-                .is_some_and(|dir| dir.set_xattr(QUOTA, b"1048576").is_ok() && number(&dir, QUOTA) == Some(1_048_576));
+            let quota =
+                root.open(&name).ok().flatten().is_some_and(|dir| {
+                    dir.set_xattr(QUOTA, b"1048576").is_ok() && number(&dir, QUOTA) == Some(1_048_576)
+                });
             unlinkat(&fd, name.as_str(), AtFlags::REMOVEDIR)
                 .map_err(|error| io_error(error.into(), &path, "cannot be removed"))?;
             Ok(quota)
@@ -466,13 +486,22 @@ impl DataRoot {
     }
 
     fn open_root(&self) -> Result<OwnedFd> {
-        openat(CWD, &self.root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|error| {
+        openat(
+            CWD,
+            &self.root,
+            OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|error| {
             let kind = match error {
                 Errno::ACCESS | Errno::PERM => ErrorKind::Forbidden,
                 _ => ErrorKind::MissingPrerequisite,
             };
-            fail(kind, format!("the data root {} cannot be opened: {error}", self.root.display()))
-                .with_advice("mount CephFS there and make the directory, or configure another data root")
+            fail(
+                kind,
+                format!("the data root {} cannot be opened: {error}", self.root.display()),
+            )
+            .with_advice("mount CephFS there and make the directory, or configure another data root")
         })
     }
 
@@ -486,7 +515,10 @@ impl DataRoot {
             Err(Errno::NOENT) => Ok(None),
             Err(error @ (Errno::LOOP | Errno::XDEV | Errno::NOTDIR)) => Err(fail(
                 ErrorKind::Conflict,
-                format!("{} is not a plain directory under the data root: {error}", self.absolute(relative).display()),
+                format!(
+                    "{} is not a plain directory under the data root: {error}",
+                    self.absolute(relative).display()
+                ),
             )
             .with_advice("look what put a link or a file there")),
             Err(error) => Err(io_error(error.into(), &self.absolute(relative), "cannot be opened")),
@@ -607,8 +639,11 @@ fn fail(kind: ErrorKind, message: String) -> Error {
 }
 
 fn missing(path: &Path) -> Error {
-    fail(ErrorKind::StorageMissing, format!("there is no directory {}", path.display()))
-        .with_advice("look where the data is before anything else")
+    fail(
+        ErrorKind::StorageMissing,
+        format!("there is no directory {}", path.display()),
+    )
+    .with_advice("look where the data is before anything else")
 }
 
 fn data_exists(path: &Path) -> Error {

@@ -41,7 +41,10 @@ impl Generation {
         for part in ["ContainerSpec", "Resources"] {
             spec.get(part).map(ToString::to_string).hash(&mut hasher);
         }
-        spec.get("ForceUpdate").and_then(Value::as_u64).unwrap_or(0).hash(&mut hasher);
+        spec.get("ForceUpdate")
+            .and_then(Value::as_u64)
+            .unwrap_or(0)
+            .hash(&mut hasher);
         Self(hasher.finish())
     }
 }
@@ -56,9 +59,8 @@ impl Task {
             .and_then(|code| i32::try_from(code).ok());
         let attachments = value.get("NetworksAttachments").and_then(Value::as_array);
         let address = attachments.and_then(|attachments| {
-            let named = |attachment: &&Value| {
-                attachment.pointer("/Network/Spec/Name").and_then(Value::as_str) == Some(network)
-            };
+            let named =
+                |attachment: &&Value| attachment.pointer("/Network/Spec/Name").and_then(Value::as_str) == Some(network);
             let attachment = attachments.iter().find(named).or(attachments.first())?;
             let address = attachment.pointer("/Addresses/0")?.as_str()?;
             Some(address.split('/').next().unwrap_or(address).to_owned())
@@ -97,21 +99,27 @@ impl Task {
     pub(crate) fn unanswering(&self, now: Timestamp) -> bool {
         self.state == "starting"
             && self.has_container
-            && self.since.is_some_and(|since| now.as_second() - since.as_second() >= UNANSWERING_AFTER_SECONDS)
+            && self
+                .since
+                .is_some_and(|since| now.as_second() - since.as_second() >= UNANSWERING_AFTER_SECONDS)
     }
 
     /// The unit of its own, without what its neighbours say about it.
     pub(crate) fn unit(&self) -> Unit {
-        let order = self.created.map_or(0, |created| {
-            u64::try_from(created.as_nanosecond()).unwrap_or_default()
-        });
+        let order = self
+            .created
+            .map_or(0, |created| u64::try_from(created.as_nanosecond()).unwrap_or_default());
         let mut unit = Unit::new(self.id.clone(), order, self.phase());
         unit.node.clone_from(&self.node);
         unit.address.clone_from(&self.address);
         unit.wanted = self.wanted();
         // With a healthcheck a task is `starting` until its container is healthy, so running is ready.
         unit.ready = self.state == "running";
-        unit.started_at = if unit.phase == UnitPhase::Running { self.since } else { None };
+        unit.started_at = if unit.phase == UnitPhase::Running {
+            self.since
+        } else {
+            None
+        };
         unit.problem = self.problem();
         unit.last_exit = self.exit();
         unit

@@ -114,7 +114,10 @@ mod tests {
         let labels = labels("odoo-acme-0a1b2c3d", &[host], &config);
         for (key, value) in [
             ("traefik.enable", "true"),
-            ("traefik.http.routers.odoo-acme-0a1b2c3d.rule", "Host(`acme.saasodoo.local`)"),
+            (
+                "traefik.http.routers.odoo-acme-0a1b2c3d.rule",
+                "Host(`acme.saasodoo.local`)",
+            ),
             ("traefik.http.routers.odoo-acme-0a1b2c3d.service", "odoo-acme-0a1b2c3d"),
             (
                 "traefik.http.services.odoo-acme-0a1b2c3d.loadbalancer.server.port",

@@ -86,7 +86,10 @@ impl Hub {
                         HealthState::Degraded,
                         format!("out of touch since {}: {}", stale.since, stale.reason),
                     ),
-                    None => (HealthState::Ok, format!("{} instances in view", picture.instances.len())),
+                    None => (
+                        HealthState::Ok,
+                        format!("{} instances in view", picture.instances.len()),
+                    ),
                 }
             }
         }
@@ -133,11 +136,7 @@ impl From<Error> for Lost {
 }
 
 impl Follower {
-    fn new(
-        inner: Arc<Inner>,
-        pictures: Arc<watch::Sender<Picture>>,
-        hints: mpsc::UnboundedReceiver<String>,
-    ) -> Self {
+    fn new(inner: Arc<Inner>, pictures: Arc<watch::Sender<Picture>>, hints: mpsc::UnboundedReceiver<String>) -> Self {
         Self {
             inner,
             pictures,
@@ -245,7 +244,10 @@ impl Follower {
         // The daemon's own time of the last event; the first connection starts now, and a full look follows.
         let since = self.event.clone().unwrap_or_else(|| seconds(Timestamp::now()));
         let filter = filters(&[("type", &["service".to_owned()])]);
-        let stream = self.inner.wire.follow("/events", &[("since", &since), ("filters", &filter)]);
+        let stream = self
+            .inner
+            .wire
+            .follow("/events", &[("since", &since), ("filters", &filter)]);
         tokio::spawn(async move {
             let read = async {
                 let mut stream = stream.map_err(|failure| Lost(Error::from(failure).to_string()))?;
@@ -355,7 +357,9 @@ impl Follower {
             match self.services.get(&service) {
                 Some(id) => ids.push(*id),
                 None => {
-                    let Some(id) = self.inner.whose(&service).await? else { continue };
+                    let Some(id) = self.inner.whose(&service).await? else {
+                        continue;
+                    };
                     self.services.insert(service, id);
                     ids.push(id);
                 }
@@ -381,11 +385,19 @@ impl Follower {
 impl Inner {
     /// An instance as a list shows it, with the id of its service.
     async fn glance(&self, id: InstanceId) -> Result<Option<(String, Instance)>> {
-        let Some(seen) = self.see(id).await? else { return Ok(None) };
+        let Some(seen) = self.see(id).await? else {
+            return Ok(None);
+        };
         let mut disk = facts::Disk::default();
         if facts::label_of(&seen.service, label::STORAGE).is_none() {
             let path = facts::data_source(&seen.service).unwrap_or_default().to_owned();
-            disk = self.storage.quotas(vec![path]).await.into_iter().next().unwrap_or_default();
+            disk = self
+                .storage
+                .quotas(vec![path])
+                .await
+                .into_iter()
+                .next()
+                .unwrap_or_default();
         }
         let instance = facts::instance(&seen.service, &seen.tasks, disk, &self.config, Timestamp::now())?;
         Ok(Some((seen.service_id().to_owned(), instance)))

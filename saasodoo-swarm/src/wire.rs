@@ -40,7 +40,9 @@ pub(crate) struct Wire {
 
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("requests", &self.requests()).finish_non_exhaustive()
+        f.debug_struct("Wire")
+            .field("requests", &self.requests())
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,7 +61,8 @@ impl Wire {
         let docker = match host {
             DockerHost::Unix(path) => {
                 let path = path.to_str().ok_or_else(|| {
-                    Error::new(ErrorKind::Configuration, "the path of the socket is not UTF-8").with_field("DOCKER_HOST")
+                    Error::new(ErrorKind::Configuration, "the path of the socket is not UTF-8")
+                        .with_field("DOCKER_HOST")
                 })?;
                 Docker::connect_with_unix(path, BOLLARD_SECONDS, API_DEFAULT_VERSION)
             }
@@ -181,13 +184,17 @@ impl Wire {
             }
             Ok(whole.freeze())
         });
-        collected.await.unwrap_or_else(|_| Err(Failure::timeout(write, deadline)))
+        collected
+            .await
+            .unwrap_or_else(|_| Err(Failure::timeout(write, deadline)))
     }
 }
 
 /// A client whose next request is this one.
 fn rewritten(docker: &Docker, call: Call) -> Docker {
-    docker.clone().with_request_modifier(move |request| rewrite(request, &call))
+    docker
+        .clone()
+        .with_request_modifier(move |request| rewrite(request, &call))
 }
 
 fn rewrite(request: BollardRequest, call: &Call) -> BollardRequest {
@@ -203,7 +210,9 @@ fn rewrite(request: BollardRequest, call: &Call) -> BollardRequest {
     parts.uri = http::Uri::from_parts(uri).unwrap_or_default();
     parts.method = call.method.clone();
     if let Some(auth) = &call.auth {
-        parts.headers.insert(HeaderName::from_static("x-registry-auth"), auth.clone());
+        parts
+            .headers
+            .insert(HeaderName::from_static("x-registry-auth"), auth.clone());
     }
     let body = match &call.body {
         Some(body) => {

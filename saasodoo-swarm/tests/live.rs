@@ -27,8 +27,15 @@ async fn running(swarm: &SwarmOrchestrator, id: InstanceId) -> Instance {
 }
 
 fn docker(arguments: &[&str]) -> String {
-    let output = Command::new("docker").args(arguments).output().expect("the docker command");
-    assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("docker")
+        .args(arguments)
+        .output()
+        .expect("the docker command");
+    assert!(
+        output.status.success(),
+        "docker {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
 }
 
@@ -71,12 +78,21 @@ async fn an_instance_lives_and_dies() {
         std::fs::write(outside.join("precious"), "x").expect("a file");
         std::os::unix::fs::symlink(&outside, data.join("link")).expect("a link");
         std::os::unix::fs::symlink("/etc/hostname", data.join("file")).expect("a link");
-        let deleted = swarm.delete(spec.id, DeleteOptions::purge(token)).await.expect("deleted");
+        let deleted = swarm
+            .delete(spec.id, DeleteOptions::purge(token))
+            .await
+            .expect("deleted");
         assert_eq!(deleted.purged.len(), 1);
         assert!(!data.exists());
         assert!(outside.join("precious").exists());
         assert!(Path::new("/etc/hostname").exists());
-        let secrets = docker(&["secret", "ls", "-q", "--filter", &format!("label=saasodoo.instance.id={}", spec.id)]);
+        let secrets = docker(&[
+            "secret",
+            "ls",
+            "-q",
+            "--filter",
+            &format!("label=saasodoo.instance.id={}", spec.id),
+        ]);
         assert_eq!(secrets, "", "no secret is left");
     })
     .await;
@@ -101,7 +117,15 @@ async fn a_creation_that_meets_something_touches_nothing() {
         let taken = common::spec();
         let name = format!("odoo-{}-{}", taken.database_name, taken.id.short());
         let id = docker(&[
-            "service", "create", "-d", "-q", "--no-resolve-image", "--replicas", "0", "--name", &name,
+            "service",
+            "create",
+            "-d",
+            "-q",
+            "--no-resolve-image",
+            "--replicas",
+            "0",
+            "--name",
+            &name,
             &variable("SAASODOO_STUB_IMAGE"),
         ]);
         let before = docker(&["service", "inspect", &id]);
@@ -131,19 +155,25 @@ async fn the_quota_is_enforced_inside_the_container_and_grows() {
         let (written, text) = in_container(&container, write);
         assert!(!written && text.contains("quota"), "{text}");
         let change = InstanceChange::new().storage(Bytes::from_mib(128));
-        let updated = swarm.update(spec.id, &change, UpdateOptions::new()).await.expect("grown");
+        let updated = swarm
+            .update(spec.id, &change, UpdateOptions::new())
+            .await
+            .expect("grown");
         assert_eq!(updated.outcome, EnsureOutcome::Updated);
         let (written, text) = in_container(&container, write);
         assert!(written, "the same container writes on: {text}");
         let smaller = InstanceChange::new().storage(Bytes::from_mib(16));
-        let error = swarm.update(spec.id, &smaller, UpdateOptions::new()).await.expect_err("a shrink");
+        let error = swarm
+            .update(spec.id, &smaller, UpdateOptions::new())
+            .await
+            .expect_err("a shrink");
         assert_eq!(error.field(), Some("storage"), "{error}");
     })
     .await;
 }
 
 /// Waits for a cause in a watch, and says how long it took.
-async fn watched(swarm: &SwarmOrchestrator, id: InstanceId, fits: impl Fn(&Instance) -> bool) -> Duration {
+async fn watched(swarm: &SwarmOrchestrator, id: InstanceId, fits: impl Fn(&Instance) -> bool + Send) -> Duration {
     use futures::StreamExt;
     let mut events = swarm.watch(saasodoo_core::InstanceFilter::id(id));
     let begun = Instant::now();
@@ -294,7 +324,9 @@ async fn a_service_of_docker_py_is_adopted_and_operated() {
         swarm.set_power(id, Power::Start).await.expect("accepted");
         running(&swarm, id).await;
         step("start", &["/Mode/Replicated/Replicas"]);
-        let resize = InstanceChange::new().memory(Bytes::from_mib(96)).storage(Bytes::from_mib(48));
+        let resize = InstanceChange::new()
+            .memory(Bytes::from_mib(96))
+            .storage(Bytes::from_mib(48));
         swarm.update(id, &resize, UpdateOptions::new()).await.expect("resized");
         step("resize", &["/TaskTemplate/Resources/Limits/MemoryBytes"]);
         let resized = running(&swarm, id).await;
@@ -349,14 +381,24 @@ async fn contention_is_worked_through() {
 async fn a_file_system_without_quotas_is_refused_unless_best_effort_will_do() {
     let root = tempfile::tempdir().expect("a directory");
     let strict = common::builder(root.path()).build().expect("an orchestrator");
-    let refused = strict.create(&spec(), CreateOptions::new().stopped()).await.expect_err("no quotas");
+    let refused = strict
+        .create(&spec(), CreateOptions::new().stopped())
+        .await
+        .expect_err("no quotas");
     assert_eq!(refused.kind(), ErrorKind::MissingPrerequisite, "{refused}");
-    assert_eq!(std::fs::read_dir(root.path()).expect("the root").count(), 0, "nothing stays");
+    assert_eq!(
+        std::fs::read_dir(root.path()).expect("the root").count(),
+        0,
+        "nothing stays"
+    );
     let lenient = common::builder(root.path())
         .quota(saasodoo_swarm::QuotaPolicy::BestEffort)
         .build()
         .expect("an orchestrator");
     let spec: InstanceSpec = spec();
-    lenient.create(&spec, CreateOptions::new().stopped()).await.expect("created");
+    lenient
+        .create(&spec, CreateOptions::new().stopped())
+        .await
+        .expect("created");
     lenient.delete(spec.id, DeleteOptions::retain()).await.expect("deleted");
 }

@@ -19,7 +19,10 @@ async fn no_change_is_lost_when_the_daemon_restarts() {
             counts: false,
             restarts: true,
         });
-        let report = Runner::new(subject).only(&["watch.survives_server_restart"]).run().await;
+        let report = Runner::new(subject)
+            .only(&["watch.survives_server_restart"])
+            .run()
+            .await;
         println!("{}", report.summary());
         report.assert_passed(1);
     })

@@ -29,7 +29,12 @@ fn spec() -> InstanceSpec {
         "acme".parse().expect("a name"),
         "bitnamilegacy/odoo:17".parse().expect("an image"),
     )
-    .with_database(saasodoo_core::DatabaseEndpoint::new("db", "d", "u", "s3ntinel-db".into()))
+    .with_database(saasodoo_core::DatabaseEndpoint::new(
+        "db",
+        "d",
+        "u",
+        "s3ntinel-db".into(),
+    ))
     .with_env("TOKEN".parse().expect("a name"), "s3ntinel-env")
 }
 
@@ -62,7 +67,14 @@ impl Daemon {
             ("GET", "/services") => {
                 let filters = request.filters();
                 let name_only = filters.get("name").is_some() || filters.to_string().contains("saasodoo.host.");
-                Reply::json(200, json!(if name_only { vec![] } else { self.service.iter().collect() }))
+                Reply::json(
+                    200,
+                    json!(if name_only {
+                        vec![]
+                    } else {
+                        self.service.iter().collect()
+                    }),
+                )
             }
             ("GET", "/tasks") => Reply::json(200, json!(self.tasks)),
             ("GET", "/secrets") => Reply::json(200, json!([{"ID": "secret1"}])),
@@ -87,7 +99,10 @@ impl Daemon {
                 let service = self.service.as_mut().expect("a service");
                 service["Version"]["Index"] = json!(self.version);
                 service["Spec"]["Labels"]["somebody"] = json!(format!("else{}", self.contention));
-                Reply::json(500, json!({"message": "rpc error: code = Unknown desc = update out of sequence"}))
+                Reply::json(
+                    500,
+                    json!({"message": "rpc error: code = Unknown desc = update out of sequence"}),
+                )
             }
             ("POST", "/services/svc1/update") => {
                 self.version += 1;
@@ -135,7 +150,10 @@ async fn a_creation_is_these_requests() {
     assert_eq!(writes[1].query, BTreeMap::new());
     assert_eq!(service["Name"], "odoo-acme-0a1b2c3d");
     assert!(!service.to_string().contains("s3ntinel-db"));
-    assert_eq!(service["TaskTemplate"]["ContainerSpec"]["Secrets"][0]["SecretID"], "secret1");
+    assert_eq!(
+        service["TaskTemplate"]["ContainerSpec"]["Secrets"][0]["SecretID"],
+        "secret1"
+    );
     assert!(writes[1].header("x-registry-auth").is_none());
     // What is asked before: by the full id, and by the host.
     let filters: Vec<Value> = requests
@@ -143,8 +161,14 @@ async fn a_creation_is_these_requests() {
         .filter(|request| request.method == "GET" && request.path == "/services")
         .map(Request::filters)
         .collect();
-    assert!(filters.contains(&json!({"label": [format!("saasodoo.instance.id={ID}")]})), "{filters:?}");
-    assert!(filters.contains(&json!({"label": ["saasodoo.host.acme.sw.example"]})), "{filters:?}");
+    assert!(
+        filters.contains(&json!({"label": [format!("saasodoo.instance.id={ID}")]})),
+        "{filters:?}"
+    );
+    assert!(
+        filters.contains(&json!({"label": ["saasodoo.host.acme.sw.example"]})),
+        "{filters:?}"
+    );
     assert!(filters.contains(&json!({"name": ["odoo-acme-"]})), "{filters:?}");
 }
 
@@ -162,25 +186,43 @@ async fn credentials_and_digests_are_sent_as_configured() {
         .build()
         .expect("a socket");
     let made = swarm.create(&spec(), CreateOptions::new()).await.expect("created");
-    assert_eq!(made.instance.spec.image.as_str(), "bitnamilegacy/odoo:17", "without the digest");
+    assert_eq!(
+        made.instance.spec.image.as_str(),
+        "bitnamilegacy/odoo:17",
+        "without the digest"
+    );
     let requests = recorder.requests();
-    let service = requests.iter().find(|request| request.path == "/services/create").expect("a creation");
+    let service = requests
+        .iter()
+        .find(|request| request.path == "/services/create")
+        .expect("a creation");
     let container = &service.json()["TaskTemplate"]["ContainerSpec"];
     assert_eq!(container["Image"], "bitnamilegacy/odoo:17@sha256:00ff");
-    assert!(container["Env"].to_string().contains("ODOO_DATABASE_PASSWORD=s3ntinel-db"));
+    assert!(
+        container["Env"]
+            .to_string()
+            .contains("ODOO_DATABASE_PASSWORD=s3ntinel-db")
+    );
     // {"password":"pw","serveraddress":"r.example","username":"u"}
     assert_eq!(
         service.header("x-registry-auth").as_deref(),
         Some("eyJwYXNzd29yZCI6InB3Iiwic2VydmVyYWRkcmVzcyI6InIuZXhhbXBsZSIsInVzZXJuYW1lIjoidSJ9")
     );
     let asked = "/distribution/bitnamilegacy/odoo:17/json";
-    assert!(requests.iter().any(|request| request.path == asked), "{:?}", lines(&requests));
+    assert!(
+        requests.iter().any(|request| request.path == asked),
+        "{:?}",
+        lines(&requests)
+    );
 }
 
 async fn created(daemon_with: Daemon) -> (Recorder, SwarmOrchestrator, tempfile::TempDir) {
     let (recorder, root) = (daemon(daemon_with), tempfile::tempdir().expect("a root"));
     let swarm = orchestrator(&recorder, root.path());
-    swarm.create(&spec(), CreateOptions::new().stopped()).await.expect("created");
+    swarm
+        .create(&spec(), CreateOptions::new().stopped())
+        .await
+        .expect("created");
     recorder.forget();
     (recorder, swarm, root)
 }
@@ -193,14 +235,24 @@ async fn an_update_sends_the_version_it_saw_and_begins_again_when_that_is_old() 
     })
     .await;
     let change = InstanceChange::new().memory(Bytes::from_gib(4));
-    let updated = swarm.update(id(), &change, UpdateOptions::new()).await.expect("in the end");
+    let updated = swarm
+        .update(id(), &change, UpdateOptions::new())
+        .await
+        .expect("in the end");
     assert_eq!(updated.outcome, EnsureOutcome::Updated);
-    let updates: Vec<Request> = recorder.requests().into_iter().filter(|request| request.method == "POST").collect();
+    let updates: Vec<Request> = recorder
+        .requests()
+        .into_iter()
+        .filter(|request| request.method == "POST")
+        .collect();
     let versions: Vec<&str> = updates.iter().map(|update| update.query["version"].as_str()).collect();
     assert_eq!(versions, ["10", "11", "12", "13"]);
     assert!(updates.iter().all(|update| update.query["registryAuthFrom"] == "spec"));
     let last = updates[3].json();
-    assert_eq!(last["Labels"]["somebody"], "else0", "what others changed in the meantime stays");
+    assert_eq!(
+        last["Labels"]["somebody"], "else0",
+        "what others changed in the meantime stays"
+    );
     assert_eq!(last["TaskTemplate"]["Resources"]["Limits"]["MemoryBytes"], 4_u64 << 30);
 }
 
@@ -212,8 +264,16 @@ async fn contention_without_end_is_given_up() {
     })
     .await;
     let error = swarm.set_power(id(), Power::Start).await.expect_err("never");
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Conflict, Retry::After(None)), "{error}");
-    let tried = recorder.requests().iter().filter(|request| request.method == "POST").count();
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Conflict, Retry::After(None)),
+        "{error}"
+    );
+    let tried = recorder
+        .requests()
+        .iter()
+        .filter(|request| request.method == "POST")
+        .count();
     assert!((2..=10).contains(&tried), "{tried}");
 }
 
@@ -233,7 +293,11 @@ async fn a_version_wider_than_32_bits_is_sent_whole() {
         _ => Reply::json(200, json!({})),
     });
     swarm.set_power(id(), Power::Stop).await.expect("accepted");
-    let update = recorder.requests().into_iter().find(|request| request.method == "POST").expect("an update");
+    let update = recorder
+        .requests()
+        .into_iter()
+        .find(|request| request.method == "POST")
+        .expect("an update");
     assert_eq!(update.query["version"], "4294967297");
 }
 
@@ -261,7 +325,11 @@ async fn a_list_is_two_requests_whatever_there_is() {
         assert_eq!(listed.len(), count);
         let requests = recorder.requests();
         assert_eq!(requests.len(), 2, "{:?}", lines(&requests));
-        assert!(requests.iter().all(|request| request.filters() == json!({"label": ["saasodoo.instance.id"]})));
+        assert!(
+            requests
+                .iter()
+                .all(|request| request.filters() == json!({"label": ["saasodoo.instance.id"]}))
+        );
     }
 }
 
@@ -274,14 +342,25 @@ async fn one_unknown_state_is_one_unknown_instance() {
         }})
     };
     let (first, second) = (InstanceId::random(), InstanceId::random());
-    let services = json!([service(0, "garbage"), service(1, &first.to_string()), service(2, &second.to_string())]);
+    let services = json!([
+        service(0, "garbage"),
+        service(1, &first.to_string()),
+        service(2, &second.to_string())
+    ]);
     let task = |service: &str, state: &str| {
         json!({"ID": format!("t{service}"), "ServiceID": service, "DesiredState": "running",
                "CreatedAt": "2026-11-23T19:00:00Z", "Status": {"State": state}})
     };
     let tasks = json!([task("s1", "teleporting"), task("s2", "running")]);
     let recorder = Recorder::new(move |request| {
-        Reply::json(200, if request.path == "/services" { services.clone() } else { tasks.clone() })
+        Reply::json(
+            200,
+            if request.path == "/services" {
+                services.clone()
+            } else {
+                tasks.clone()
+            },
+        )
     });
     let root = tempfile::tempdir().expect("a root");
     let swarm = orchestrator(&recorder, root.path());
@@ -313,24 +392,36 @@ async fn a_failed_creation_takes_back_its_own_things_only() {
     });
     let root = tempfile::tempdir().expect("a root");
     let swarm = orchestrator(&recorder, root.path());
-    let error = swarm.create(&spec(), CreateOptions::new()).await.expect_err("no network");
+    let error = swarm
+        .create(&spec(), CreateOptions::new())
+        .await
+        .expect_err("no network");
     assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
     assert!(error.advice().is_some());
     let requests = recorder.requests();
-    let made = requests.iter().find(|request| request.path == "/secrets/create").expect("a secret").json();
+    let made = requests
+        .iter()
+        .find(|request| request.path == "/secrets/create")
+        .expect("a secret")
+        .json();
     let deleted: Vec<&str> = requests
         .iter()
         .filter(|request| request.method == "DELETE")
         .map(|request| request.path.as_str())
         .collect();
-    assert_eq!(deleted, [format!("/secrets/{}", made["Name"].as_str().expect("a name"))]);
+    assert_eq!(
+        deleted,
+        [format!("/secrets/{}", made["Name"].as_str().expect("a name"))]
+    );
     assert_eq!(std::fs::read_dir(root.path()).expect("the root").count(), 0);
 }
 
 #[tokio::test]
 async fn deletion_waits_for_the_tasks_and_keeps_the_data() {
     let mut daemon_with = Daemon::default();
-    daemon_with.tasks.push(json!({"ID": "t1", "ServiceID": "svc1", "DesiredState": "remove",
+    daemon_with
+        .tasks
+        .push(json!({"ID": "t1", "ServiceID": "svc1", "DesiredState": "remove",
         "Status": {"State": "running"}}));
     let (recorder, swarm, root) = {
         let polls = Arc::new(Mutex::new(0));
@@ -358,9 +449,19 @@ async fn deletion_waits_for_the_tasks_and_keeps_the_data() {
     let deleted = swarm.delete(id(), DeleteOptions::retain()).await.expect("deleted");
     assert!(deleted.existed && deleted.purged.is_empty());
     let seen = lines(&recorder.requests());
-    let place = |line: &str| seen.iter().position(|seen| seen == line).unwrap_or_else(|| panic!("{line}: {seen:?}"));
-    assert!(place("DELETE /services/svc1") < place("DELETE /secrets/secret1"), "{seen:?}");
-    assert!(seen.iter().filter(|line| *line == "GET /tasks").count() >= 4, "{seen:?}");
+    let place = |line: &str| {
+        seen.iter()
+            .position(|seen| seen == line)
+            .unwrap_or_else(|| panic!("{line}: {seen:?}"))
+    };
+    assert!(
+        place("DELETE /services/svc1") < place("DELETE /secrets/secret1"),
+        "{seen:?}"
+    );
+    assert!(
+        seen.iter().filter(|line| *line == "GET /tasks").count() >= 4,
+        "{seen:?}"
+    );
     assert!(root.path().join("odoo_data_acme_0a1b2c3d").exists());
 }
 
@@ -388,7 +489,11 @@ async fn logs_are_read_with_these_options() {
     });
     let root = tempfile::tempdir().expect("a root");
     let swarm = orchestrator(&recorder, root.path());
-    let lines: Vec<_> = swarm.logs(id(), LogOptions::tail(7)).try_collect().await.expect("a log");
+    let lines: Vec<_> = swarm
+        .logs(id(), LogOptions::tail(7))
+        .try_collect()
+        .await
+        .expect("a log");
     assert_eq!(lines.len(), 1);
     assert_eq!((lines[0].unit.as_str(), lines[0].text.as_str()), ("t1", "hello you"));
     assert!(lines[0].at.is_some());
@@ -410,8 +515,15 @@ async fn trouble_with_the_daemon_is_told_apart() {
             .quota(QuotaPolicy::BestEffort)
     };
     let missing = root.path().join("nothing.sock");
-    let error = builder().host(DockerHost::Unix(missing)).build().expect_err("no socket");
-    assert_eq!((error.kind(), error.field()), (ErrorKind::Unavailable, Some("DOCKER_HOST")), "{error}");
+    let error = builder()
+        .host(DockerHost::Unix(missing))
+        .build()
+        .expect_err("no socket");
+    assert_eq!(
+        (error.kind(), error.field()),
+        (ErrorKind::Unavailable, Some("DOCKER_HOST")),
+        "{error}"
+    );
     assert!(error.advice().is_some());
 
     // Nobody behind it.
@@ -419,14 +531,21 @@ async fn trouble_with_the_daemon_is_told_apart() {
     drop(std::os::unix::net::UnixListener::bind(&dead).expect("a socket"));
     let swarm = builder().host(DockerHost::Unix(dead)).build().expect("a file");
     let error = swarm.get(id()).await.expect_err("nobody");
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::After(None)), "{error}");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::After(None)),
+        "{error}"
+    );
     let error = swarm.set_power(id(), Power::Stop).await.expect_err("nobody");
     assert_eq!(error.retry(), Retry::After(None), "nothing was sent: {error}");
 
     // Not a manager.
     let text = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\"";
     let worker = Recorder::new(move |_| Reply::json(503, json!({"message": text})));
-    let swarm = builder().host(DockerHost::Unix(worker.socket())).build().expect("a socket");
+    let swarm = builder()
+        .host(DockerHost::Unix(worker.socket()))
+        .build()
+        .expect("a socket");
     let error = swarm.get(id()).await.expect_err("a worker");
     assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
     assert!(error.advice().expect("advice").contains("manager"), "{error}");
@@ -442,14 +561,21 @@ async fn trouble_with_the_daemon_is_told_apart() {
         })
         .build()
         .expect_err("no certificates");
-    assert_eq!((error.kind(), error.field()), (ErrorKind::Configuration, Some("DOCKER_CERT_PATH")), "{error}");
+    assert_eq!(
+        (error.kind(), error.field()),
+        (ErrorKind::Configuration, Some("DOCKER_CERT_PATH")),
+        "{error}"
+    );
 
     // An answer that is no JSON is no absence.
     let odd = Recorder::new(|_| Reply {
         status: 200,
         body: b"<html>".to_vec(),
     });
-    let swarm = builder().host(DockerHost::Unix(odd.socket())).build().expect("a socket");
+    let swarm = builder()
+        .host(DockerHost::Unix(odd.socket()))
+        .build()
+        .expect("a socket");
     assert_eq!(swarm.get(id()).await.expect_err("HTML").kind(), ErrorKind::Unexpected);
 }
 
@@ -500,7 +626,11 @@ async fn a_silent_daemon_has_a_deadline() {
         .expect("a socket");
     let begun = tokio::time::Instant::now();
     let error = swarm.get(id()).await.expect_err("silence");
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Timeout, Retry::After(None)), "{error}");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Timeout, Retry::After(None)),
+        "{error}"
+    );
     assert_eq!(begun.elapsed().as_secs(), 15);
 }
 
@@ -528,7 +658,10 @@ fn no_log_at_any_level_shows_a_secret() {
         .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
         .with_writer(move || writer.clone())
         .init();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         for credentials in [Credentials::Secrets, Credentials::Environment] {
             let (recorder, root) = (daemon(Daemon::default()), tempfile::tempdir().expect("a root"));
@@ -542,14 +675,20 @@ fn no_log_at_any_level_shows_a_secret() {
                 .expect("a socket");
             swarm.create(&spec(), CreateOptions::new()).await.expect("created");
             let change = InstanceChange::new().set_env("MORE".parse().expect("a name"), "s3ntinel-more");
-            swarm.update(id(), &change, UpdateOptions::new()).await.expect("updated");
+            swarm
+                .update(id(), &change, UpdateOptions::new())
+                .await
+                .expect("updated");
             swarm.list_all(InstanceFilter::all()).await.expect("listed");
             let mut events = swarm.watch(InstanceFilter::all());
             let _ = tokio::time::timeout(Duration::from_secs(2), events.next()).await;
         }
     });
     let text = String::from_utf8_lossy(&captured.0.lock().expect("no panic")).into_owned();
-    assert!(text.contains("bollard"), "bollard's records are among the captured ones");
+    assert!(
+        text.contains("bollard"),
+        "bollard's records are among the captured ones"
+    );
     assert!(text.contains("/services/create"), "the requests are logged");
     for secret in ["s3ntinel", "czNudGluZWw"] {
         assert!(!text.contains(secret), "{secret} was logged");

@@ -68,7 +68,12 @@ pub fn spec() -> InstanceSpec {
         format!("sw{}", id.short()).parse().expect("a name"),
         variable("SAASODOO_STUB_IMAGE").parse().expect("an image"),
     )
-    .with_database(DatabaseEndpoint::new("postgres", "odoo_x", "odoo_x_user", "s3ntinel-db".into()))
+    .with_database(DatabaseEndpoint::new(
+        "postgres",
+        "odoo_x",
+        "odoo_x_user",
+        "s3ntinel-db".into(),
+    ))
     .with_admin("admin@tenant.example", "s3ntinel-admin".into())
     .with_cpu(Cpu::from_millis(100))
     .with_memory(Bytes::from_mib(64))

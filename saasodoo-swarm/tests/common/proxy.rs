@@ -82,7 +82,9 @@ async fn pass(mut client: UnixStream, daemon: PathBuf, fault: Option<Fault>) {
     if fault == Some(Fault::Fail) {
         return;
     }
-    let Ok(mut server) = UnixStream::connect(&daemon).await else { return };
+    let Ok(mut server) = UnixStream::connect(&daemon).await else {
+        return;
+    };
     if fault.is_none() {
         let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         return;

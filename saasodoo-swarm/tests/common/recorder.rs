@@ -45,7 +45,11 @@ pub struct Reply {
 
 impl Reply {
     pub fn json(status: u16, body: Value) -> Self {
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        };
         Self { status, body }
     }
 }
@@ -126,12 +130,18 @@ async fn take(
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
             .collect(),
-        body: body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default(),
+        body: body
+            .collect()
+            .await
+            .map(|body| body.to_bytes().to_vec())
+            .unwrap_or_default(),
     };
     kept.lock().expect("no panic").push(request.clone());
     let answer = Arc::clone(&answers.lock().expect("no panic"));
     let reply = answer(&request);
-    let response = hyper::Response::builder().status(reply.status).body(Full::new(Bytes::from(reply.body)));
+    let response = hyper::Response::builder()
+        .status(reply.status)
+        .body(Full::new(Bytes::from(reply.body)));
     Ok(response.expect("a status"))
 }
 

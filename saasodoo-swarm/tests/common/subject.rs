@@ -71,12 +71,16 @@ impl Subject for SwarmSubject {
             start: Duration::from_secs(90),
             stop: Duration::from_secs(60),
             failure: Duration::from_secs(150),
-            settle: Duration::from_secs(8),
+            settle: Duration::from_secs(4),
         }
     }
 
     async fn write_file(&self, instance: &Instance, name: &str, content: &str) -> Result<()> {
-        let location = instance.storage.location.as_ref().ok_or_else(|| trouble("no location"))?;
+        let location = instance
+            .storage
+            .location
+            .as_ref()
+            .ok_or_else(|| trouble("no location"))?;
         std::fs::write(path(location)?.join(name), content).map_err(trouble)
     }
 
@@ -116,10 +120,12 @@ impl Subject for SwarmSubject {
 
     async fn spoil(&self, instance: &Instance) -> Result<bool> {
         let host = variable("DOCKER_HOST");
-        let docker =
-            bollard::Docker::connect_with_unix(&host, 30, bollard::API_DEFAULT_VERSION).map_err(trouble)?;
+        let docker = bollard::Docker::connect_with_unix(&host, 30, bollard::API_DEFAULT_VERSION).map_err(trouble)?;
         let name = instance.name.as_str();
-        let service = docker.inspect_service(name, None::<InspectServiceOptions>).await.map_err(trouble)?;
+        let service = docker
+            .inspect_service(name, None::<InspectServiceOptions>)
+            .await
+            .map_err(trouble)?;
         let mut body = service.spec.ok_or_else(|| trouble("no spec"))?;
         let env = body
             .task_template
@@ -133,7 +139,10 @@ impl Subject for SwarmSubject {
         let options = UpdateServiceOptionsBuilder::new()
             .version(i32::try_from(version).map_err(trouble)?)
             .build();
-        docker.update_service(name, body, options, None).await.map_err(trouble)?;
+        docker
+            .update_service(name, body, options, None)
+            .await
+            .map_err(trouble)?;
         Ok(true)
     }
 
