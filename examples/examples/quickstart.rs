@@ -59,12 +59,14 @@ async fn run(args: &Args) -> Result<()> {
     }
 
     let id = InstanceId::random();
-    let spec = config
+    let mut spec = config
         .instance(id, "quickstart".parse()?)
         .with_display_name("Quickstart")
         .with_subdomain(format!("quickstart-{}", id.short()).parse()?)
         .with_memory(Bytes::from_gib(1))
         .with_storage(Bytes::from_gib(1));
+    // Asked often, so that the demonstration does not wait for the next question.
+    spec.probes.period_seconds = 2;
     let mut show = Show {
         orchestrator,
         spec,
@@ -298,14 +300,18 @@ impl Show {
 
 fn describe(instance: &Instance) -> String {
     let replicas = instance.replicas;
-    let cause = instance
-        .cause
-        .as_ref()
-        .map(|cause| format!(": {cause}"))
-        .unwrap_or_default();
+    let unit = instance
+        .facts
+        .current()
+        .map(|unit| format!(", {:?}", unit.phase).to_lowercase());
+    let cause = instance.cause.as_ref().map(|cause| format!(": {cause}"));
     format!(
-        "{} ({} of {} ready){cause}",
-        instance.status, replicas.ready, replicas.desired
+        "{} ({} of {} ready{}){}",
+        instance.status,
+        replicas.ready,
+        replicas.desired,
+        unit.unwrap_or_default(),
+        cause.unwrap_or_default()
     )
 }
 

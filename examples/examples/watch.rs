@@ -36,11 +36,14 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Takes an event in, and says what is new about it.
-    fn apply(&mut self, event: InstanceEvent) -> String {
-        match event {
+    /// Takes an event in, and says what is new about it, if something is.
+    fn apply(&mut self, event: InstanceEvent) -> Option<String> {
+        Some(match event {
             InstanceEvent::Applied(instance) => {
                 let before = self.statuses.insert(instance.id, instance.status);
+                if before == Some(instance.status) {
+                    return None;
+                }
                 let cause = instance.cause.map(|cause| format!(": {cause}")).unwrap_or_default();
                 let from = before.map(|status| format!("{status} -> ")).unwrap_or_default();
                 format!("{} {from}{}{cause}", instance.name, instance.status)
@@ -58,7 +61,7 @@ impl Fleet {
                 format!("the picture may be old: {}", stale.reason)
             }
             other => format!("{other:?}"),
-        }
+        })
     }
 
     fn line(&self) -> String {
@@ -96,8 +99,9 @@ async fn follow(orchestrator: impl InstanceOrchestrator, meanwhile: impl Future<
         tokio::select! {
             // A watch never ends by itself.
             Some(event) = events.next() => {
-                let news = fleet.apply(event);
-                println!("{:>8.3}  {:<60} {news}", started.elapsed().as_secs_f64(), fleet.line());
+                if let Some(news) = fleet.apply(event) {
+                    println!("{:>8.3}  {:<40} {news}", started.elapsed().as_secs_f64(), fleet.line());
+                }
             }
             ended = &mut meanwhile => return ended,
         }

@@ -1,10 +1,13 @@
 //! What the examples share: choosing a backend on the command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use saasodoo_core::{Config, DynOrchestrator, decor};
+use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
+use saasodoo_swarm::{SwarmConfig, SwarmOrchestrator};
 use saasodoo_testkit::memory::MemoryOrchestrator;
 
 /// The platforms that the examples run on.
@@ -12,9 +15,14 @@ use saasodoo_testkit::memory::MemoryOrchestrator;
 pub enum Backend {
     /// A simulation in this process.
     Memory,
+    /// The cluster that this process runs in, else that of the current kubeconfig.
+    Kubernetes,
+    /// The swarm manager of DOCKER_HOST.
+    Swarm,
 }
 
-/// Command-line options that choose a platform.
+/// Command-line options that choose a platform. What they leave open comes from the environment
+/// ([`Config::from_env`]).
 #[derive(Debug, Clone, Args)]
 pub struct BackendArgs {
     /// The platform.
@@ -23,6 +31,13 @@ pub struct BackendArgs {
     /// The image; default: SAASODOO_STUB_IMAGE, else ODOO_IMAGE, else the configuration's.
     #[arg(long)]
     pub image: Option<String>,
+    /// The Kubernetes namespace; default: KUBERNETES_NAMESPACE, else the configuration's.
+    #[arg(long)]
+    pub namespace: Option<String>,
+    /// Where the CephFS is mounted, for Swarm: data is in `odoo_instances` below it; default: SAASODOO_CEPHFS, else
+    /// SAASODOO_DATA_ROOT as it is, else the configuration's.
+    #[arg(long, value_name = "PATH")]
+    pub cephfs: Option<PathBuf>,
 }
 
 impl BackendArgs {
@@ -34,6 +49,24 @@ impl BackendArgs {
         let config = self.config()?;
         let orchestrator = match self.backend {
             Backend::Memory => decor::standard(memory(&config), &config),
+            Backend::Kubernetes => {
+                let settings = KubernetesConfig::new(config.clone());
+                let backend = KubernetesOrchestrator::builder(settings).build().await;
+                decor::standard(backend.context("connecting to Kubernetes")?, &config)
+            }
+            Backend::Swarm => {
+                let mut settings = SwarmConfig::from_env().context("reading Swarm's settings from the environment")?;
+                settings.common = config.clone();
+                let mount = self
+                    .cephfs
+                    .clone()
+                    .or_else(|| env("SAASODOO_CEPHFS").map(PathBuf::from));
+                if let Some(mount) = mount {
+                    settings.data_root = mount.join("odoo_instances");
+                }
+                let backend = SwarmOrchestrator::connect(settings).context("connecting to Docker Swarm")?;
+                decor::standard(backend, &config)
+            }
         };
         Ok((orchestrator, config))
     }
@@ -44,14 +77,20 @@ impl BackendArgs {
     /// When a value is not acceptable.
     pub fn config(&self) -> Result<Config> {
         let mut config = Config::from_env().context("reading the configuration from the environment")?;
-        let stub = std::env::var("SAASODOO_STUB_IMAGE")
-            .ok()
-            .filter(|image| !image.is_empty());
-        if let Some(image) = self.image.clone().or(stub) {
+        if let Some(image) = self.image.clone().or_else(|| env("SAASODOO_STUB_IMAGE")) {
             config.image = image.parse().with_context(|| format!("the image {image:?}"))?;
+        }
+        if let Some(namespace) = &self.namespace {
+            let checked = Config::builder().namespace(namespace).context("--namespace")?;
+            config.namespace = checked.build().namespace;
         }
         Ok(config)
     }
+}
+
+/// A variable that is set and not empty.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// An in-memory platform that is quick enough to look at.

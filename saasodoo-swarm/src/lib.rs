@@ -1,1 +1,32 @@
-//! Not written yet.
+//! Per-tenant Odoo instances on Docker Swarm, behind the [`InstanceOrchestrator`](saasodoo_core::InstanceOrchestrator)
+//! trait: the fleet as the system in production has it, on the same services, labels and CephFS directories.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod builder;
+mod change;
+mod config;
+mod convert;
+#[cfg(test)]
+mod convert_tests;
+mod create;
+mod delete;
+mod error;
+mod facts;
+#[cfg(test)]
+mod facts_tests;
+mod health;
+mod logs;
+mod observed;
+mod plan;
+mod read;
+mod storage;
+mod task;
+mod traefik;
+mod watch;
+mod wire;
+
+pub use backend::SwarmOrchestrator;
+pub use builder::SwarmBuilder;
+pub use config::{Credentials, DockerHost, ImageResolution, Polling, QuotaPolicy, RegistryAuth, SwarmConfig};

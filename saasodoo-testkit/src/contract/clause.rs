@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use saasodoo_core::{Capability, Error};
 
 use super::{
-    Ctx, bad_input, cancel, create, delete, ext, get_list, logs, plan, platform, power, status, update, watch,
+    Ctx, bad_input, cancel, create, delete, ext, faults, get_list, logs, plan, platform, power, status, update, watch,
 };
 
 /// What a clause says in the end: nothing when it holds.
@@ -137,6 +137,7 @@ pub fn all() -> Vec<Clause> {
         status::CLAUSES,
         bad_input::CLAUSES,
         cancel::CLAUSES,
+        faults::CLAUSES,
         ext::CLAUSES,
         platform::CLAUSES,
     ]

@@ -28,6 +28,7 @@ mod create;
 mod ctx;
 mod delete;
 mod ext;
+mod faults;
 mod get_list;
 mod logs;
 mod plan;

@@ -326,7 +326,7 @@ impl MemoryOrchestrator {
     }
 
     /// Changes what the platform has of the spec behind everybody's back, as a person with a console does. The running
-    /// process is left alone.
+    /// process is left alone, and so are the hosts that are routed to it.
     ///
     /// # Errors
     /// `NotFound`.

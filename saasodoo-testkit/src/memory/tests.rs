@@ -689,10 +689,8 @@ async fn a_watch_hears_time_alone_without_anybody_calling() {
     let spec = spec("acme");
     memory.create(&spec, CreateOptions::new()).await.expect("created");
     let mut watch = memory.watch(InstanceFilter::id(spec.id));
-    assert_eq!(
-        take_until(&mut watch, "running").await,
-        ["creating", "synced", "creating", "running"]
-    );
+    let heard = tokio::time::timeout(BUDGET, take_until(&mut watch, "running")).await;
+    assert_eq!(heard.expect("in time"), ["creating", "synced", "creating", "running"]);
     let calls = memory.calls().len();
     let quiet = tokio::time::timeout(Duration::from_secs(86_400), watch.next()).await;
     assert!(quiet.is_err(), "nothing more happens: {quiet:?}");
@@ -976,6 +974,31 @@ async fn one_after_the_other_is_no_violation_even_if_nobody_looked_in_between() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ends_at_a_moment_has_ended_for_what_begins_at_it() {
+    for first in 0..2 {
+        let (swarm, kubernetes) = pair();
+        let place = swarm.make_directory(&"shared".parse().expect("a path"));
+        let options = CreateOptions::new().with_data(DataPolicy::AdoptDirectory("shared".parse().expect("a path")));
+        let spec = spec("acme");
+        let sides = [&swarm, &kubernetes];
+        for side in sides {
+            side.create(&spec, options.clone().stopped()).await.expect("adopted");
+        }
+        sides[first].start(spec.id).await.expect("started");
+        seconds(10).await;
+        sides[first].stop(spec.id).await.expect("stopped");
+        millis(900).await;
+        assert_eq!(swarm.writers(&place).expect("there").len(), 1, "for another 100 ms");
+        sides[1 - first]
+            .start(spec.id)
+            .await
+            .expect("it opens the data after 100 ms");
+        seconds(10).await;
+        assert_eq!(swarm.violations(), []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn everything_is_the_same_in_every_run() {
     async fn run() -> Vec<String> {
         let memory = MemoryOrchestrator::builder()
@@ -994,4 +1017,47 @@ async fn everything_is_the_same_in_every_run() {
         seen
     }
     assert_eq!(run().await, run().await);
+}
+
+/// Not paused: what the quickstart and several threads at once see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_also_works_on_a_running_clock_and_on_several_threads() {
+    let quick = Duration::from_millis(5);
+    let memory = MemoryOrchestrator::builder()
+        .pull_time(quick)
+        .start_time(quick)
+        .stop_time(quick)
+        .build();
+    let mut watch = memory.watch(InstanceFilter::all());
+    let fleet = fixtures::fleet(10);
+    let tasks: Vec<_> = fleet
+        .iter()
+        .cloned()
+        .map(|spec| {
+            let memory = memory.clone();
+            tokio::spawn(async move { running(&memory, &spec).await })
+        })
+        .collect();
+    let mut up = std::collections::BTreeSet::new();
+    while up.len() < fleet.len() {
+        if let Some(InstanceEvent::Applied(instance)) = watch.next().await
+            && instance.status == InstanceStatus::Running
+        {
+            up.insert(instance.id);
+        }
+    }
+    for task in tasks {
+        assert_eq!(task.await.expect("no panic").status, InstanceStatus::Running);
+    }
+    for spec in &fleet {
+        assert!(
+            memory
+                .delete(spec.id, DeleteOptions::retain())
+                .await
+                .expect("deleted")
+                .existed
+        );
+    }
+    assert_eq!(memory.list_all(InstanceFilter::all()).await.expect("a list").len(), 0);
+    assert_eq!(memory.violations(), []);
 }

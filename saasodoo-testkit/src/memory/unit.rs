@@ -160,6 +160,14 @@ enum Step {
     Gone,
 }
 
+/// When a unit's next step is. Of those at the same moment the ones that open a volume come last: what ends at a moment
+/// has ended for what begins at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Due {
+    pub(super) at: Moment,
+    opens: bool,
+}
+
 /// What a unit's step can see and touch.
 pub(super) struct Scene<'a> {
     pub(super) at: Moment,
@@ -224,8 +232,11 @@ impl SimUnit {
         }
     }
 
-    pub(super) fn due(&self) -> Option<Moment> {
-        self.next.map(|(at, _)| at)
+    pub(super) fn due(&self) -> Option<Due> {
+        self.next.map(|(at, step)| Due {
+            at,
+            opens: step == Step::Schedule,
+        })
     }
 
     pub(super) fn is_lost(&self) -> bool {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::Settings;
 use super::clock::{Moment, stamp};
 use super::fault::{Call, Faults};
-use super::unit::{Log, Scene, SimUnit, Trouble};
+use super::unit::{Due, Log, Scene, SimUnit, Trouble};
 use super::volume::Volumes;
 
 /// All platforms that share their data, and the data.
@@ -37,28 +37,28 @@ impl Universe {
 
     /// Lets everything happen that is due by `now`, in the order of time over all platforms.
     pub(super) fn advance(&mut self, now: Moment) -> Moment {
-        while let Some((at, world, id)) = self.next() {
-            if at > now {
+        while let Some((due, world, id)) = self.next() {
+            if due.at > now {
                 break;
             }
-            self.now = self.now.max(at);
+            self.now = self.now.max(due.at);
             self.worlds[world].step(id, self.now, &mut self.volumes);
         }
         self.now = self.now.max(now);
         self.now
     }
 
-    fn next(&self) -> Option<(Moment, usize, InstanceId)> {
+    fn next(&self) -> Option<(Due, usize, InstanceId)> {
         self.worlds
             .iter()
             .enumerate()
-            .filter_map(|(index, world)| world.agenda.first().map(|(at, id)| (*at, index, *id)))
+            .filter_map(|(index, world)| world.agenda.first().map(|(due, id)| (*due, index, *id)))
             .min()
     }
 
     /// When something happens next by itself.
     pub(super) fn due(&self) -> Option<Moment> {
-        self.next().map(|(at, _, _)| at)
+        self.next().map(|(due, _, _)| due.at)
     }
 }
 
@@ -96,7 +96,7 @@ pub(super) struct Tenant {
     pub(super) unparsed: Vec<Unparsed>,
     pub(super) log: Log,
     units: Vec<SimUnit>,
-    due: Option<Moment>,
+    due: Option<Due>,
 }
 
 impl Tenant {
@@ -119,7 +119,7 @@ pub(super) struct World {
     hosts: BTreeMap<Host, InstanceId>,
     names: BTreeMap<ObjectName, InstanceId>,
     troubles: BTreeMap<InstanceId, Vec<Trouble>>,
-    agenda: BTreeSet<(Moment, InstanceId)>,
+    agenda: BTreeSet<(Due, InstanceId)>,
     subscribers: Vec<mpsc::UnboundedSender<News>>,
     base: Timestamp,
     counter: u64,
@@ -345,7 +345,7 @@ impl World {
     /// Does what is due for the instance.
     fn step(&mut self, id: InstanceId, at: Moment, volumes: &mut Volumes) {
         self.with_units(id, at, volumes, |units, scene| {
-            units.retain_mut(|unit| !(unit.due().is_some_and(|due| due <= at) && unit.step(scene)));
+            units.retain_mut(|unit| !(unit.due().is_some_and(|due| due.at <= at) && unit.step(scene)));
         });
         self.touch(id, at, volumes);
     }

@@ -22,6 +22,9 @@ pub(crate) enum Flaw {
     ReplacesOnConflict,
     LeavesGarbage,
     CreatesInTwoSteps,
+    RollsBackTheTenantsData,
+    UpdatesInTwoSteps,
+    CleansUpTooMuch,
     AdoptsUnasked,
     IgnoresStopped,
     LosesAField,
@@ -70,6 +73,15 @@ pub(crate) const FLAWS: &[(Flaw, &str)] = &[
     (Flaw::LeavesGarbage, "create.taken_host_is_conflict"),
     (Flaw::LeavesGarbage, "create.rolls_back_exactly"),
     (Flaw::CreatesInTwoSteps, "create.dropped_future_is_all_or_nothing"),
+    (
+        Flaw::RollsBackTheTenantsData,
+        "create.rollback_never_deletes_adopted_data",
+    ),
+    (Flaw::UpdatesInTwoSteps, "update.fails_whole_at_every_request"),
+    (Flaw::UpdatesInTwoSteps, "update.dropped_future_is_all_or_nothing"),
+    (Flaw::CleansUpTooMuch, "delete.never_loses_data_to_a_failure"),
+    (Flaw::CleansUpTooMuch, "delete.lost_responses_are_made_up_for"),
+    (Flaw::CreatesInTwoSteps, "create.rolls_back_at_every_request"),
     (Flaw::AdoptsUnasked, "create.over_retained_data_needs_adopt"),
     (Flaw::IgnoresStopped, "create.stopped_stays_stopped"),
     (Flaw::LosesAField, "create.every_field_is_kept"),
@@ -223,6 +235,12 @@ impl InstanceOrchestrator for Broken {
                 let _ = self.inner.create(&spec.with_subdomain(elsewhere), options).await;
                 Err(error)
             }
+            (Flaw::RollsBackTheTenantsData, Err(error)) if options.data == DataPolicy::AdoptRetained => {
+                if let Some(token) = self.token(spec.id).await {
+                    self.inner.delete(spec.id, DeleteOptions::purge(token)).await?;
+                }
+                Err(error)
+            }
             (Flaw::AdoptsUnasked, Err(error)) if error.kind() == ErrorKind::Conflict => {
                 self.inner
                     .create(&spec, options.with_data(DataPolicy::AdoptRetained))
@@ -235,6 +253,13 @@ impl InstanceOrchestrator for Broken {
     async fn update(&self, id: InstanceId, change: &InstanceChange, mut options: UpdateOptions) -> Result<Ensured> {
         let mut change = change.clone();
         match self.flaw {
+            Flaw::UpdatesInTwoSteps => {
+                let first = change.memory.take();
+                if let Some(memory) = first {
+                    let first = InstanceChange::new().memory(memory);
+                    self.inner.update(id, &first, UpdateOptions::new()).await?;
+                }
+            }
             Flaw::IgnoresRevision => options = UpdateOptions::new(),
             Flaw::ForgetsTheRest => {
                 for name in self.inner.get(id).await?.spec.environment.into_keys() {
@@ -286,6 +311,15 @@ impl InstanceOrchestrator for Broken {
                 return Ok(Deleted::done(location, Vec::new()));
             }
             Flaw::AcceptsAnyToken if options.purge.is_some() => options.purge = self.token(id).await,
+            Flaw::CleansUpTooMuch => {
+                let answer = self.inner.delete(id, options).await;
+                if answer.is_err()
+                    && let Some(token) = self.token(id).await
+                {
+                    let _ = self.inner.delete(id, DeleteOptions::purge(token)).await;
+                }
+                return answer;
+            }
             Flaw::AnswersBeforeItIsGone => {
                 let location = self
                     .inner

@@ -1,0 +1,550 @@
+//! Changes: update and power. Each reads first, writes only what differs, and reads again when somebody else was faster.
+//!
+//! A patch names exactly the fields that are meant, so that what others set stays, on our objects and on the guide's
+//! alike. It carries the resource version that was read: a change is never made on top of something unseen.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use saasodoo_core::{
+    Bytes, EnsureOutcome, Ensured, Error, ErrorKind, Facts, Hold, Host, Instance, InstanceChange, InstanceId,
+    InstanceSpec, Power, RESERVED_ENVIRONMENT, Result, Retry, Transition, UpdateOptions,
+};
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
+
+use crate::backend::Inner;
+use crate::convert::{
+    Rendered, addon_annotations, default_requests, patch_of, probe_annotations, resources, route_annotations,
+};
+use crate::create::{host_conflict, storage_missing};
+use crate::facts::quiet;
+use crate::names::{
+    CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, QUIET, RESTARTED_AT, STORAGE, TRANSITION, VERSION,
+    host_label,
+};
+use crate::observe::{data_claim, main_container, revision_of};
+use crate::read::Live;
+use crate::route::{kind as route_kind, object as route_object, spec as route_spec};
+use crate::views::{ClaimView, DeploymentView, PodView, View};
+use crate::wire::{CLAIM, DEPLOYMENT, INGRESS_ROUTE, Merge, POD, bounded, detached, jittered, poll};
+
+/// How often a change is made again after somebody else was faster.
+const ATTEMPTS: u32 = 6;
+
+/// What an update writes. An empty one has nothing to do.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// For the Deployment: metadata and pod template.
+    pub(crate) metadata: Map<String, Value>,
+    pub(crate) container: Map<String, Value>,
+    /// For the claim.
+    pub(crate) storage: Option<Bytes>,
+    /// For the route: the hosts that it shall have.
+    pub(crate) hosts: Option<Vec<Host>>,
+    /// The spec before and after.
+    pub(crate) before: Option<InstanceSpec>,
+    pub(crate) after: Option<InstanceSpec>,
+}
+
+impl Changes {
+    pub(crate) fn touches_deployment(&self) -> bool {
+        !self.metadata.is_empty() || !self.container.is_empty()
+    }
+
+    pub(crate) fn restarts(&self) -> bool {
+        !self.container.is_empty()
+    }
+}
+
+impl Inner {
+    pub(crate) async fn update(
+        self: &Arc<Self>,
+        id: InstanceId,
+        change: &InstanceChange,
+        options: UpdateOptions,
+    ) -> Result<Ensured> {
+        checked(change)?;
+        let (inner, change) = (Arc::clone(self), change.clone());
+        detached(async move {
+            let limit = inner.wire.deadlines.operation;
+            bounded(limit, again(|| inner.update_once(id, &change, &options))).await
+        })
+        .await
+    }
+
+    async fn update_once(&self, id: InstanceId, change: &InstanceChange, options: &UpdateOptions) -> Result<Ensured> {
+        let mut live = self.live(id).await?;
+        if let Some(revision) = &options.if_revision
+            && revision_of(&live.deployment) != *revision
+        {
+            return Err(Error::conflict(
+                ["revision"],
+                "the instance has been changed since it was read",
+            ));
+        }
+        refuse_deleting(&live)?;
+        let changes = self.changes(&live, change)?;
+        let route = self.stale_route(&live, &changes).await?;
+        let idle = !changes.touches_deployment() && changes.storage.is_none() && !route;
+        if idle {
+            return Ok(Ensured::new(EnsureOutcome::Unchanged, self.instance(&live)));
+        }
+        let own = live.is_legacy().then(|| live.deployment.name().to_owned());
+        if let Some(hosts) = &changes.hosts
+            && let Some((host, owner)) = self.host_taken(hosts, id, own.as_deref()).await?
+        {
+            return Err(host_conflict(&host, &owner));
+        }
+        // The growth first: it is what a server refuses.
+        if let Some(size) = changes.storage {
+            live.claim = Some(self.grow(&live, size).await?);
+        }
+        let before = live.deployment.clone();
+        if changes.touches_deployment() {
+            live.deployment = self
+                .patch_deployment(&live.deployment, deployment_patch(&live, &changes))
+                .await?;
+        }
+        if let Some(hosts) = &changes.hosts {
+            if let Some((host, owner)) = self.host_taken(hosts, id, own.as_deref()).await? {
+                self.give_back(&before, &live.deployment).await;
+                return Err(host_conflict(&host, &owner).with_retry(Retry::After(None)));
+            }
+            self.write_route(&live, hosts).await?;
+            if live.is_legacy() {
+                live.hosts = Some(hosts.clone());
+            }
+        }
+        let id = self.instance(&live).id;
+        self.wrote(id, crate::watch::Kind::Deployment, live.deployment.version());
+        Ok(Ensured::new(EnsureOutcome::Updated, self.instance(&live)))
+    }
+
+    /// What differs between what is asked and what is there. Nothing is read or written.
+    pub(crate) fn changes(&self, live: &Live, change: &InstanceChange) -> Result<Changes> {
+        let instance = self.instance(live);
+        let before = instance.spec;
+        let after = change.apply_to(&before)?;
+        let mut changes = Changes::default();
+        let mut annotations: Vec<(String, Option<String>)> = Vec::new();
+        let mut labels: Vec<(String, Option<String>)> = Vec::new();
+        let deployment = &live.deployment;
+
+        if change.image.is_some() || change.odoo_version.is_some() {
+            if after.image != before.image {
+                changes.container.insert("image".to_owned(), json!(after.image));
+            }
+            annotations.push((
+                ODOO_VERSION.to_owned(),
+                after.odoo_version.map(|version| version.to_string()),
+            ));
+            labels.push((
+                VERSION.to_owned(),
+                after.effective_version().map(|version| version.to_string()),
+            ));
+        }
+        if (change.cpu.is_some() || change.memory.is_some()) && after.resources != before.resources {
+            changes
+                .container
+                .insert("resources".to_owned(), resources(&self.config, &after));
+            let (key, value) = default_requests(&self.config, &after);
+            annotations.push((key.to_owned(), value));
+        }
+        let env = env_patch(deployment, change);
+        if !env.is_empty() {
+            changes.container.insert("env".to_owned(), Value::Array(env));
+        }
+        if change.probes.is_some() && after.probes != before.probes {
+            let rendered = Rendered::of(&after.probes);
+            changes
+                .container
+                .insert("startupProbe".to_owned(), replaced(rendered.startup));
+            changes
+                .container
+                .insert("readinessProbe".to_owned(), replaced(rendered.readiness));
+            let liveness = rendered.liveness.map_or(Value::Null, replaced);
+            changes.container.insert("livenessProbe".to_owned(), liveness);
+            let recorded = probe_annotations(&after.probes);
+            annotations.extend(recorded.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        }
+        if change.addons.is_some() {
+            let recorded = addon_annotations(&after);
+            annotations.extend(recorded.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        }
+        if let Some(size) = change.storage {
+            let Some(claim) = &live.claim else {
+                return Err(storage_missing(
+                    data_claim(deployment, &self.config.data_path).unwrap_or("(unknown)"),
+                ));
+            };
+            if Some(size) != requested(claim) {
+                if claim.spec.storage_class_name.as_deref().unwrap_or_default().is_empty() {
+                    return Err(
+                        Error::unsupported("storage", "the volume of an adopted directory cannot grow")
+                            .with_advice("change the quota of the directory itself"),
+                    );
+                }
+                changes.storage = Some(size);
+            }
+            annotations.push((STORAGE.to_owned(), Some(size.to_string())));
+        }
+        if change.route.is_some() {
+            let hosts = after.hosts(self.config.base_domain())?;
+            let recorded = route_annotations(&after, &hosts);
+            annotations.extend(recorded.into_iter().map(|(key, value)| (key.to_owned(), value)));
+            let present = deployment.metadata.labels.iter().flatten();
+            let old = present
+                .filter(|(key, _)| key.starts_with(HOST_PREFIX))
+                .map(|(key, _)| (key.clone(), None));
+            labels.extend(old);
+            for host in &hosts {
+                let key = host_label(host.as_str());
+                labels.retain(|(other, _)| *other != key);
+                labels.push((key, Some("true".to_owned())));
+            }
+            changes.hosts = Some(hosts);
+        }
+
+        annotations.retain(|(key, value)| deployment.annotation(key) != value.as_deref());
+        labels.retain(|(key, value)| deployment.label(key) != value.as_deref());
+        if changes.restarts() && deployment.spec.replicas != Some(0) {
+            annotations.push((TRANSITION.to_owned(), Some(Transition::Update.as_str().to_owned())));
+        }
+        if !annotations.is_empty() {
+            changes
+                .metadata
+                .insert("annotations".to_owned(), Value::Object(patch_of(annotations)));
+        }
+        if !labels.is_empty() {
+            changes
+                .metadata
+                .insert("labels".to_owned(), Value::Object(patch_of(labels)));
+        }
+        changes.before = Some(before);
+        changes.after = Some(after);
+        Ok(changes)
+    }
+
+    /// Whether the route is not yet as asked: an update that was interrupted leaves it behind the Deployment.
+    pub(crate) async fn stale_route(&self, live: &Live, changes: &Changes) -> Result<bool> {
+        let (Some(hosts), Some(kind)) = (&changes.hosts, route_kind(&self.config)) else {
+            return Ok(false);
+        };
+        let name = live.deployment.name();
+        let route: Option<Value> = self.wire.get(&kind, name).await?;
+        let wanted = route_spec(&self.config, name, hosts, !live.is_legacy());
+        Ok(route.is_none_or(|route| !wanted.is_some_and(|wanted| contains(&route["spec"], &wanted))))
+    }
+
+    async fn grow(&self, live: &Live, size: Bytes) -> Result<ClaimView> {
+        let Some(claim) = &live.claim else {
+            return Err(storage_missing("(unknown)"));
+        };
+        let patch = json!({
+            "metadata": {"uid": claim.uid(), "resourceVersion": claim.version()},
+            "spec": {"resources": {"requests": {"storage": size.to_string()}}},
+        });
+        let grown: ClaimView = self.wire.patch(&CLAIM, claim.name(), Merge::Json, &patch).await?;
+        self.wrote(self.instance(live).id, crate::watch::Kind::Claim, grown.version());
+        Ok(grown)
+    }
+
+    /// Writes the route of these hosts; makes it when there is none.
+    async fn write_route(&self, live: &Live, hosts: &[Host]) -> Result<()> {
+        let Some(kind) = route_kind(&self.config) else {
+            return Ok(());
+        };
+        let (name, websocket) = (live.deployment.name(), !live.is_legacy());
+        let Some(spec) = route_spec(&self.config, name, hosts, websocket) else {
+            return Ok(());
+        };
+        let mut patch = json!({ "spec": spec });
+        if kind == INGRESS_ROUTE && patch["spec"].get("tls").is_none() {
+            patch["spec"]["tls"] = Value::Null;
+        }
+        match self.wire.patch::<Value>(&kind, name, Merge::Json, &patch).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let labels = live.deployment.metadata.labels.clone().unwrap_or_default();
+        let labels: Map<String, Value> = labels
+            .into_iter()
+            .filter(|(key, _)| !key.starts_with(HOST_PREFIX))
+            .map(|(key, value)| (key, Value::String(value)))
+            .collect();
+        let metadata = json!({
+            "name": name,
+            "labels": labels,
+            "annotations": {},
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": live.deployment.uid(),
+                "controller": true, "blockOwnerDeletion": true,
+            }],
+        });
+        let Some((kind, object)) = route_object(&self.config, metadata, name, hosts, websocket) else {
+            return Ok(());
+        };
+        self.wire.create::<Value>(&kind, &object).await.map(drop)
+    }
+
+    /// Takes hosts off the Deployment again that another instance turned out to have.
+    async fn give_back(&self, before: &DeploymentView, after: &DeploymentView) {
+        let (old, new) = (&before.metadata, &after.metadata);
+        let restore = |old: &Option<std::collections::BTreeMap<String, String>>,
+                       new: &Option<std::collections::BTreeMap<String, String>>| {
+            let keys = old
+                .iter()
+                .flatten()
+                .chain(new.iter().flatten())
+                .map(|(key, _)| key.clone());
+            let value = |key: &String| old.as_ref().and_then(|old| old.get(key).cloned());
+            patch_of(keys.map(|key| (key.clone(), value(&key))))
+        };
+        let patch = json!({"metadata": {
+            "labels": restore(&old.labels, &new.labels),
+            "annotations": restore(&old.annotations, &new.annotations),
+        }});
+        if let Err(error) = self.patch_deployment(after, patch).await {
+            tracing::error!(name = after.name(), %error, "hosts were not given back");
+        }
+    }
+
+    /// Patches a Deployment as it was read, and no other one.
+    async fn patch_deployment(&self, deployment: &DeploymentView, mut patch: Value) -> Result<DeploymentView> {
+        patch["metadata"]["uid"] = json!(deployment.uid());
+        patch["metadata"]["resourceVersion"] = json!(deployment.version());
+        self.wire
+            .patch(&DEPLOYMENT, deployment.name(), Merge::Strategic, &patch)
+            .await
+    }
+
+    pub(crate) async fn set_power(self: &Arc<Self>, id: InstanceId, power: Power) -> Result<Instance> {
+        let inner = Arc::clone(self);
+        detached(async move {
+            let limit = inner.wire.deadlines.operation.max(inner.wire.deadlines.termination);
+            bounded(limit, again(|| inner.set_power_once(id, power))).await
+        })
+        .await
+    }
+
+    async fn set_power_once(&self, id: InstanceId, power: Power) -> Result<Instance> {
+        let mut live = self.live(id).await?;
+        refuse_deleting(&live)?;
+        let instance = self.instance(&live);
+        let Some(patch) = power_patch(&instance.facts, power)? else {
+            return Ok(instance);
+        };
+        if power == Power::Start {
+            if live.claim.is_none() {
+                let claim = data_claim(&live.deployment, &self.config.data_path);
+                let claim = claim
+                    .or_else(|| live.deployment.annotation(CLAIM_ANNOTATION))
+                    .unwrap_or("(unknown)");
+                return Err(storage_missing(claim));
+            }
+            // The old process writes to the data until it has ended.
+            live.pods = self.until_ended(&live).await?;
+        }
+        live.deployment = self.patch_deployment(&live.deployment, patch).await?;
+        self.wrote(instance.id, crate::watch::Kind::Deployment, live.deployment.version());
+        Ok(self.instance(&live))
+    }
+
+    /// Waits until no pod of the instance has a process any more; gives the pods that are left.
+    async fn until_ended(&self, live: &Live) -> Result<Vec<PodView>> {
+        let limit = self.wire.deadlines.termination;
+        let selector = selector_text(&live.deployment);
+        let mut first = Some(live.pods.clone());
+        let deployment = &live.deployment;
+        let ended = poll(limit, || {
+            let known = first.take();
+            let selector = &selector;
+            async move {
+                let pods = match known {
+                    Some(pods) => pods,
+                    None => self.wire.list::<PodView>(&POD, selector).await?,
+                };
+                let seen: Vec<&PodView> = pods.iter().collect();
+                let live = crate::facts::facts(deployment, &seen, Timestamp::now()).any_live();
+                Ok((!live).then_some(pods))
+            }
+        })
+        .await?;
+        ended.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Timeout,
+                format!("the process before has not ended within {} s", limit.as_secs()),
+            )
+            .with_retry(Retry::After(None))
+            .with_advice("if its node is lost, make sure that the machine is off, and delete the pod by force")
+        })
+    }
+
+    /// Tells the cache of a write of ours, so that it answers nothing older.
+    pub(crate) fn wrote(&self, id: InstanceId, kind: crate::watch::Kind, version: &str) {
+        self.cache.wrote(id, kind, version);
+    }
+}
+
+/// The selector of a Deployment's pods, as a list takes it.
+pub(crate) fn selector_text(deployment: &DeploymentView) -> String {
+    let labels = deployment.spec.selector.match_labels.iter();
+    labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// What a change of power writes; `None` when the instance is like that already.
+pub(crate) fn power_patch(facts: &Facts, power: Power) -> Result<Option<Value>> {
+    let suspended = facts.hold == Some(Hold::Suspended);
+    let refuse =
+        |why: &str, advice: &str| Err(Error::new(ErrorKind::NotAllowed, why.to_owned()).with_advice(advice.to_owned()));
+    let metadata = |annotations: Value| json!({ "annotations": annotations });
+    Ok(match power {
+        Power::Start | Power::Restart if suspended => return refuse("the instance is suspended", "resume it first"),
+        Power::Start if facts.hold.is_some() => return refuse("the instance is held", "end the maintenance first"),
+        Power::Start if facts.desired > 0 => None,
+        Power::Start => Some(json!({
+            "metadata": metadata(json!({TRANSITION: Transition::Start.as_str()})),
+            "spec": {"replicas": 1},
+        })),
+        Power::Stop if facts.desired == 0 => None,
+        Power::Stop => Some(json!({"metadata": {}, "spec": {"replicas": 0}})),
+        Power::Restart if facts.desired == 0 => return refuse("the instance is stopped", "start it instead"),
+        Power::Restart => Some(json!({
+            "metadata": metadata(json!({TRANSITION: Transition::Restart.as_str()})),
+            "spec": {"template": {"metadata": {"annotations": {RESTARTED_AT: Timestamp::now().to_string()}}}},
+        })),
+        Power::Suspend if suspended && facts.desired == 0 => None,
+        Power::Suspend => Some(json!({
+            "metadata": metadata(json!({HOLD: Hold::Suspended.as_str()})),
+            "spec": {"replicas": 0},
+        })),
+        Power::Resume if !suspended => None,
+        Power::Resume => Some(json!({"metadata": metadata(json!({HOLD: null}))})),
+    })
+}
+
+fn deployment_patch(live: &Live, changes: &Changes) -> Value {
+    let mut patch = json!({ "metadata": changes.metadata });
+    if !changes.restarts() {
+        // The server raises the generation for annotations too; the controller has nothing to do then.
+        let generation = live.deployment.metadata.generation.unwrap_or_default();
+        let from = match quiet(&live.deployment) {
+            Some((from, to)) if to == generation => from,
+            _ => generation,
+        };
+        patch["metadata"]["annotations"][QUIET] = json!(format!("{from}-{}", generation + 1));
+    }
+    if changes.restarts() {
+        let mut container = changes.container.clone();
+        let name = main_container(&live.deployment).map_or("", |container| container.name.as_str());
+        container.insert("name".to_owned(), json!(name));
+        patch["spec"] = json!({"template": {"spec": {"containers": [container]}}});
+    }
+    patch
+}
+
+/// The variables to set and to remove, without those that are as asked.
+fn env_patch(deployment: &DeploymentView, change: &InstanceChange) -> Vec<Value> {
+    let present = main_container(deployment)
+        .map(|container| container.env.as_slice())
+        .unwrap_or_default();
+    let mut patch = Vec::new();
+    for (name, value) in &change.environment {
+        let old = present.iter().find(|variable| variable.name == name.as_str());
+        match (value, old) {
+            (None, None) => {}
+            (None, Some(_)) => patch.push(json!({"name": name, "$patch": "delete"})),
+            (Some(value), Some(old))
+                if old.value.as_deref().unwrap_or_default() == value && old.value_from.is_none() => {}
+            (Some(value), Some(old)) if old.value_from.is_some() => {
+                patch.push(json!({"name": name, "value": value, "valueFrom": null}));
+            }
+            (Some(value), _) => patch.push(json!({"name": name, "value": value})),
+        }
+    }
+    patch
+}
+
+/// A value that replaces the old one as a whole instead of being merged into it.
+fn replaced(mut value: Value) -> Value {
+    value["$patch"] = json!("replace");
+    value
+}
+
+/// True when everything in `wanted` is in `present`; what the server has added does not count.
+pub(crate) fn contains(present: &Value, wanted: &Value) -> bool {
+    match (present, wanted) {
+        (Value::Object(present), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(key, value)| present.get(key).is_some_and(|present| contains(present, value))),
+        (Value::Array(present), Value::Array(wanted)) => {
+            present.len() == wanted.len()
+                && present
+                    .iter()
+                    .zip(wanted)
+                    .all(|(present, wanted)| contains(present, wanted))
+        }
+        _ => present == wanted,
+    }
+}
+
+fn requested(claim: &ClaimView) -> Option<Bytes> {
+    let size = claim.spec.resources.requests.get("storage")?;
+    Bytes::from_kubernetes(size).ok()
+}
+
+fn refuse_deleting(live: &Live) -> Result<()> {
+    if live.deployment.is_deleting() {
+        return Err(Error::new(ErrorKind::NotAllowed, "the instance is being deleted"));
+    }
+    Ok(())
+}
+
+/// Checks the values of a change by themselves: the instance may be one that was never checked, or whose secrets were
+/// not read.
+pub(crate) fn checked(change: &InstanceChange) -> Result<()> {
+    let mut plain = InstanceSpec::new(
+        InstanceId::random(),
+        "checked".parse()?,
+        change.image.clone().map_or_else(|| "odoo".parse(), Ok)?,
+    );
+    plain.storage = change.storage.unwrap_or(plain.storage);
+    // Taking one of the platform's variables away is as harmful as setting it.
+    for name in change.environment.keys() {
+        let bare = name.as_str().strip_suffix("_FILE").unwrap_or(name.as_str());
+        if RESERVED_ENVIRONMENT.contains(&bare) {
+            return Err(Error::invalid("environment", format!("{name} is set by the platform")));
+        }
+    }
+    change.apply_to(&plain)?.validate()
+}
+
+/// Does something again after somebody else was faster.
+async fn again<T, F, Fut>(mut work: F) -> Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T>>,
+{
+    let mut attempt = 1;
+    loop {
+        match work().await {
+            Err(error)
+                if attempt < ATTEMPTS
+                    && error.kind() == ErrorKind::Conflict
+                    && error.conflicts().is_empty()
+                    && matches!(error.retry(), Retry::After(_)) =>
+            {
+                sleep(jittered(Duration::from_millis(50) * 2u32.pow(attempt))).await;
+                attempt += 1;
+            }
+            other => return other,
+        }
+    }
+}

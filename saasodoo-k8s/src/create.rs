@@ -1,0 +1,861 @@
+//! Creation: two rounds of concurrent requests, and the exact undoing of what this very call made.
+//!
+//! Round one makes the Deployment, which is the claim on the name, and looks at everything that may speak against the
+//! instance. Round two makes the rest. No pod can start between the two: it mounts a Secret of round two. Whatever
+//! fails, what was made is deleted again by its UID, on a deadline of its own and also when the caller has gone.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use kube::api::PropagationPolicy;
+use saasodoo_core::{
+    CreateOptions, DataPath, DataPolicy, EnsureOutcome, Ensured, Error, ErrorKind, Host, InstanceId, InstanceSpec,
+    Result, Retry,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::backend::Inner;
+use crate::config::AdoptionSource;
+use crate::convert::{Blueprint, Owner, adopted_volume_name, directory_record, secrets};
+use crate::error::unexpected;
+use crate::names::{CREATION, DATA, FULL_ID, HOSTS, MANAGED_BY, claim_name, host_label, id_of};
+use crate::observe::{data_claim, identity};
+use crate::read::{Live, of_instance};
+use crate::route::{RouteView, kind as route_kind};
+use crate::views::{ClaimView, DeploymentView, View};
+use crate::wire::{
+    CLAIM, DEPLOYMENT, Kind, Merge, NETWORK_POLICY, SECRET, SERVICE, STORAGE_CLASS, Stub, VOLUME, bounded, detached,
+    poll,
+};
+
+/// How long a storage class that was seen is taken to be there.
+const CLASS_SEEN: Duration = Duration::from_secs(300);
+/// A Deployment this young that is not complete may be in the making by another call, in seconds.
+const YOUNG: i64 = 30;
+
+/// What one call has made, or may have made: the answer to a request can be lost.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    creation: String,
+    entries: Mutex<Vec<Entry>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    kind: Kind,
+    name: String,
+    /// `None` while the answer is not there.
+    uid: Option<String>,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        Self {
+            creation: uuid::Uuid::new_v4().to_string(),
+            entries: Mutex::default(),
+        }
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn intend(&self, kind: Kind, name: &str) {
+        let name = name.to_owned();
+        self.entries().push(Entry { kind, name, uid: None });
+    }
+
+    fn made(&self, kind: Kind, name: &str, uid: &str) {
+        for entry in self.entries().iter_mut().filter(|e| e.kind == kind && e.name == name) {
+            entry.uid = Some(uid.to_owned());
+        }
+    }
+
+    fn forget(&self, kind: Kind, name: &str) {
+        self.entries().retain(|entry| entry.kind != kind || entry.name != name);
+    }
+}
+
+/// The policies that this backend knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Data {
+    New,
+    Retained,
+    Directory(DataPath),
+}
+
+/// The answer to the creation of one object.
+pub(crate) enum Posted<T> {
+    /// This call made it.
+    Made(T),
+    /// One of that name was there.
+    Exists,
+}
+
+impl Inner {
+    pub(crate) async fn create(self: &Arc<Self>, spec: &InstanceSpec, options: CreateOptions) -> Result<Ensured> {
+        spec.validate()?;
+        let hosts = spec.hosts(self.config.base_domain())?;
+        let data = self.data_of(&options.data)?;
+        let (inner, spec) = (Arc::clone(self), spec.clone());
+        detached(async move {
+            let ledger = Ledger::new();
+            let attempt = inner.attempt(&spec, &data, options.stopped, &hosts, &ledger);
+            match bounded(inner.wire.deadlines.operation, attempt).await {
+                Ok(ensured) => Ok(ensured),
+                Err(error) => Err(inner.rolled_back(&ledger, error).await),
+            }
+        })
+        .await
+    }
+
+    fn data_of(&self, policy: &DataPolicy) -> Result<Data> {
+        match policy {
+            DataPolicy::New => Ok(Data::New),
+            DataPolicy::AdoptRetained => Ok(Data::Retained),
+            DataPolicy::AdoptDirectory(path) if self.config.adoption.is_some() => Ok(Data::Directory(path.clone())),
+            DataPolicy::AdoptDirectory(_) => Err(Error::unsupported(
+                "data",
+                "this backend is not configured to adopt directories",
+            )
+            .with_advice("set `adoption` in the configuration")),
+            _ => Err(Error::unsupported("data", "this backend does not know the policy")),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        spec: &InstanceSpec,
+        data: &Data,
+        stopped: bool,
+        hosts: &[Host],
+        ledger: &Ledger,
+    ) -> Result<Ensured> {
+        let name = spec.object_name();
+        let mut blueprint = Blueprint {
+            config: &self.config,
+            spec,
+            claim: claim_name(&name),
+            name,
+            hosts,
+            creation: &ledger.creation,
+            data: "new".to_owned(),
+            stopped,
+        };
+        let mut retained = None;
+        match data {
+            Data::New => {}
+            Data::Retained => {
+                // The Deployment must name the claim, so it is read first: a round more than for new data.
+                "retained".clone_into(&mut blueprint.data);
+                let found = self.retained(spec.id, &blueprint.claim).await?;
+                match found {
+                    Some(claim) => {
+                        claim.name().clone_into(&mut blueprint.claim);
+                        retained = Some(claim);
+                    }
+                    // A repeated call finds the instance that an earlier one made.
+                    None => return self.existing_or(spec, hosts, ledger, no_data(spec.id)).await,
+                }
+            }
+            Data::Directory(path) => {
+                self.check_directory(path).await?;
+                blueprint.data = directory_record(path);
+            }
+        }
+
+        // Round one.
+        let deployment = self.amended(blueprint.deployment());
+        let (posted, claims, named, class, taken) = futures::join!(
+            self.post::<DeploymentView>(ledger, DEPLOYMENT, blueprint.name.as_str(), &deployment),
+            self.claims_of(spec.id),
+            self.wire.get::<ClaimView>(&CLAIM, &blueprint.claim),
+            self.storage_class(data),
+            self.host_taken(hosts, spec.id, None),
+        );
+        let deployment = match posted? {
+            Posted::Made(deployment) => deployment,
+            Posted::Exists => return self.existing(spec, hosts, ledger).await,
+        };
+        self.wrote(spec.id, crate::watch::Kind::Deployment, deployment.version());
+        class?;
+        if let Some((host, owner)) = taken? {
+            return Err(host_conflict(&host, &owner));
+        }
+        let mut claims = claims?;
+        if let Some(named) = named?
+            && !claims.iter().any(|claim| claim.uid() == named.uid())
+        {
+            claims.push(named);
+        }
+        match data {
+            Data::New => {
+                if let Some(claim) = claims.first() {
+                    return Err(data_conflict(claim));
+                }
+            }
+            Data::Retained => self.check_retained(spec, retained.as_ref(), &claims)?,
+            Data::Directory(_) => {
+                if let Some(claim) = claims
+                    .iter()
+                    .find(|claim| claim.annotation(DATA) != Some(&blueprint.data))
+                {
+                    return Err(data_conflict(claim));
+                }
+                retained = claims.pop();
+            }
+        }
+
+        // Round two.
+        let owner = Owner {
+            name: blueprint.name.to_string(),
+            uid: deployment.uid().to_owned(),
+        };
+        let claim = async {
+            match &retained {
+                Some(claim) => Ok(claim.clone()),
+                None => self.data(&blueprint, data, &deployment, ledger).await,
+            }
+        };
+        let (claim, rest, taken) = futures::join!(
+            claim,
+            self.owned(&blueprint, &owner, ledger, None),
+            self.host_taken(hosts, spec.id, None),
+        );
+        let mut claim = claim?;
+        rest?;
+        // Another creation may have claimed the host since round one. Whoever sees the other one withdraws: both may,
+        // never none.
+        if let Some((host, owner)) = taken? {
+            return Err(host_conflict(&host, &owner).with_retry(Retry::After(None)));
+        }
+        if retained.is_some() {
+            // Last, for it cannot be undone exactly.
+            claim = self.take(&blueprint, &claim).await?;
+        }
+        self.wrote(spec.id, crate::watch::Kind::Claim, claim.version());
+        let outcome = match data {
+            Data::New => EnsureOutcome::Created,
+            Data::Retained | Data::Directory(_) => EnsureOutcome::Adopted,
+        };
+        let live = Live {
+            deployment,
+            pods: Vec::new(),
+            claim: Some(claim),
+            hosts: None,
+        };
+        Ok(Ensured::new(outcome, self.instance(&live)))
+    }
+
+    /// The claim that an earlier instance of this id left behind.
+    async fn retained(&self, id: InstanceId, named: &str) -> Result<Option<ClaimView>> {
+        let (claims, named) = futures::try_join!(self.claims_of(id), self.wire.get::<ClaimView>(&CLAIM, named))?;
+        let mut claims = claims;
+        // The guide's claims carry no id; the name, which holds it, must do.
+        if let Some(named) = named
+            && claims.is_empty()
+            && named.label(MANAGED_BY) == Some("saasodoo")
+            && id_of(&named).is_none()
+        {
+            claims.push(named);
+        }
+        if claims.len() > 1 {
+            let names: Vec<&str> = claims.iter().map(View::name).collect();
+            return Err(Error::conflict(
+                ["data"],
+                format!("several claims hold data of this instance: {}", names.join(", ")),
+            )
+            .with_advice("decide which one is right, and take the labels off the others"));
+        }
+        Ok(claims.pop())
+    }
+
+    fn check_retained(&self, spec: &InstanceSpec, retained: Option<&ClaimView>, now: &[ClaimView]) -> Result<()> {
+        let Some(claim) = retained.filter(|claim| now.iter().any(|other| other.uid() == claim.uid())) else {
+            return Err(no_data(spec.id));
+        };
+        if claim.is_deleting() || claim.status.phase == "Lost" {
+            return Err(Error::new(
+                ErrorKind::StorageMissing,
+                format!("the claim {} is being deleted or has lost its volume", claim.name()),
+            ));
+        }
+        let size = claim.spec.resources.requests.get("storage");
+        match size.and_then(|size| saasodoo_core::Bytes::from_kubernetes(size).ok()) {
+            Some(size) if size > spec.storage => Err(Error::conflict(
+                ["storage"],
+                format!(
+                    "the retained data has {size}, which is more than the {} asked for",
+                    spec.storage
+                ),
+            )
+            .with_advice("ask for at least the size of the retained data: storage cannot shrink")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks for a directory on a root that is mounted here too. Where it is not, the pod's mount will tell.
+    async fn check_directory(&self, path: &DataPath) -> Result<()> {
+        let Some(AdoptionSource::HostPath { root }) = self.config.adoption.clone() else {
+            return Ok(());
+        };
+        let full = std::path::Path::new(&root).join(path.as_str());
+        let look = tokio::task::spawn_blocking(move || std::path::Path::new(&root).is_dir() && !full.is_dir());
+        // A file system that hangs is no answer.
+        match tokio::time::timeout(self.wire.deadlines.read, look).await {
+            Ok(Ok(true)) => Err(Error::new(
+                ErrorKind::StorageMissing,
+                format!("there is no directory {path} to adopt"),
+            )
+            .with_field("data")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the claim.
+    async fn data(
+        &self,
+        blueprint: &Blueprint<'_>,
+        data: &Data,
+        deployment: &DeploymentView,
+        ledger: &Ledger,
+    ) -> Result<ClaimView> {
+        let name = blueprint.claim.as_str();
+        let claim = match data {
+            Data::New => self.amended(blueprint.claim()),
+            Data::Retained => return Err(no_data(blueprint.spec.id)),
+            Data::Directory(path) => {
+                let volume = self.adopt_volume(blueprint, path, ledger).await?;
+                self.amended(blueprint.adopting_claim(&volume))
+            }
+        };
+        match self.post::<ClaimView>(ledger, CLAIM, name, &claim).await? {
+            Posted::Made(claim) => Ok(claim),
+            Posted::Exists => match self.wire.get::<ClaimView>(&CLAIM, name).await? {
+                // A concurrent call that completes the same instance.
+                Some(claim)
+                    if id_of(&claim) == Some(blueprint.spec.id) && claim.created_at() >= deployment.created_at() =>
+                {
+                    Ok(claim)
+                }
+                Some(claim) => Err(data_conflict(&claim)),
+                None => {
+                    Err(unexpected(format!("the claim {name} was there and is gone")).with_retry(Retry::After(None)))
+                }
+            },
+        }
+    }
+
+    /// Puts our labels on a claim that is adopted, also if the guide's client made it, and grows it to the size of the
+    /// spec.
+    async fn take(&self, blueprint: &Blueprint<'_>, claim: &ClaimView) -> Result<ClaimView> {
+        let wanted = blueprint.claim();
+        let mut patch = json!({
+            "metadata": {
+                "uid": claim.uid(),
+                "labels": wanted["metadata"]["labels"],
+                "annotations": {crate::names::RETAINED_AT: null, DATA: blueprint.data},
+            },
+        });
+        let size = claim.spec.resources.requests.get("storage");
+        let size = size.and_then(|size| saasodoo_core::Bytes::from_kubernetes(size).ok());
+        if size.is_some_and(|size| size < blueprint.spec.storage) {
+            patch["spec"] = json!({"resources": wanted["spec"]["resources"]});
+        }
+        self.wire.patch(&CLAIM, claim.name(), Merge::Json, &patch).await
+    }
+
+    /// Makes the volume of a directory, or takes the one that an earlier instance of this id left behind.
+    async fn adopt_volume(&self, blueprint: &Blueprint<'_>, path: &DataPath, ledger: &Ledger) -> Result<String> {
+        let Some(source) = &self.config.adoption else {
+            return Err(Error::unsupported(
+                "data",
+                "this backend is not configured to adopt directories",
+            ));
+        };
+        let (name, volume) = blueprint.adopted_volume(source, path);
+        let volume = self.amended(volume);
+        if let Posted::Made(_) = self.post::<Stub>(ledger, VOLUME, &name, &volume).await? {
+            return Ok(name);
+        }
+        let existing: Value = self
+            .wire
+            .get(&VOLUME, &name)
+            .await?
+            .ok_or_else(|| unexpected("the volume was there and is gone").with_retry(Retry::After(None)))?;
+        let bound = &existing["spec"]["claimRef"];
+        let ours = bound["namespace"] == *self.wire.namespace()
+            && bound["name"] == *blueprint.claim
+            && existing["metadata"]["labels"][FULL_ID] == *blueprint.spec.id.to_string();
+        if !ours {
+            return Err(Error::conflict(
+                ["data"],
+                format!("the directory {path} belongs to the claim {} already", bound["name"]),
+            )
+            .with_advice("two instances on one directory damage it"));
+        }
+        // Its claim is gone: without the old claim's UID it binds to the new one, with the data as it is.
+        let patch = json!({
+            "metadata": {"resourceVersion": existing["metadata"]["resourceVersion"]},
+            "spec": {"claimRef": {"uid": null, "resourceVersion": null}},
+        });
+        self.wire.patch::<Stub>(&VOLUME, &name, Merge::Json, &patch).await?;
+        Ok(name)
+    }
+
+    /// Makes what belongs to the Deployment: all of it, or only the kinds given.
+    async fn owned(
+        &self,
+        blueprint: &Blueprint<'_>,
+        owner: &Owner,
+        ledger: &Ledger,
+        only: Option<&[Kind]>,
+    ) -> Result<()> {
+        let mut objects = vec![(SECRET, blueprint.secret(owner)), (SERVICE, blueprint.service(owner))];
+        objects.extend(blueprint.route(owner));
+        objects.extend(blueprint.network_policy(owner).map(|policy| (NETWORK_POLICY, policy)));
+        objects.retain(|(kind, _)| only.is_none_or(|only| only.contains(kind)));
+        let name = blueprint.name.as_str();
+        let posts = objects.into_iter().map(|(kind, object)| async move {
+            let object = self.amended(object);
+            match self.post::<Stub>(ledger, kind, name, &object).await? {
+                Posted::Made(_) => Ok(()),
+                Posted::Exists => self.is_owned(&kind, name, owner).await,
+            }
+        });
+        join_all(posts).await.into_iter().collect()
+    }
+
+    /// An object of that name is fine when it belongs to our Deployment: a concurrent call has made it.
+    async fn is_owned(&self, kind: &Kind, name: &str, owner: &Owner) -> Result<()> {
+        let object: Option<Value> = self.wire.get(kind, name).await?;
+        let Some(object) = object else {
+            return Err(
+                unexpected(format!("the {} {name} was there and is gone", kind.kind)).with_retry(Retry::After(None))
+            );
+        };
+        let owners = object["metadata"]["ownerReferences"].as_array();
+        if owners.is_some_and(|owners| owners.iter().any(|other| other["uid"] == *owner.uid)) {
+            return Ok(());
+        }
+        Err(Error::conflict(
+            ["name"],
+            format!("a {} called {name} exists and is not of this instance", kind.kind),
+        )
+        .with_advice("remove or rename it"))
+    }
+
+    /// Compares with what is there under the name, and completes what an interrupted creation has left.
+    async fn existing(&self, spec: &InstanceSpec, hosts: &[Host], ledger: &Ledger) -> Result<Ensured> {
+        let gone = unexpected("a Deployment of that name was there and is gone").with_retry(Retry::After(None));
+        self.existing_or(spec, hosts, ledger, gone).await
+    }
+
+    async fn existing_or(
+        &self,
+        spec: &InstanceSpec,
+        hosts: &[Host],
+        ledger: &Ledger,
+        absent: Error,
+    ) -> Result<Ensured> {
+        let name = spec.object_name();
+        let Some(deployment) = self.wire.get::<DeploymentView>(&DEPLOYMENT, name.as_str()).await? else {
+            return Err(absent);
+        };
+        let other = identity(&deployment);
+        if deployment.label(MANAGED_BY) != Some("saasodoo") || other != Some(spec.id) {
+            let whose = other.filter(|_| deployment.label(MANAGED_BY) == Some("saasodoo"));
+            let whose = whose.map_or_else(|| "somebody else".to_owned(), |id| format!("instance {id}"));
+            return Err(Error::conflict(
+                ["id"],
+                format!("a Deployment called {name} exists and belongs to {whose}"),
+            ));
+        }
+        if deployment.is_deleting() {
+            return Err(Error::conflict(["status"], "the instance is being deleted")
+                .with_retry(Retry::After(None))
+                .with_advice("wait until it is gone, and create it again"));
+        }
+        let live = self.live(spec.id).await?;
+        let mut observed = self.instance(&live);
+        let mut fields: Vec<String> = observed
+            .spec
+            .diff(spec)
+            .into_iter()
+            .map(|change| change.field)
+            .collect();
+        // A claim that is not there says nothing about its size.
+        if live.claim.is_none() {
+            fields.retain(|field| field != "storage");
+        }
+        fields.extend(self.different_secrets(spec, name.as_str()).await?);
+        if !fields.is_empty() {
+            return Err(Error::conflict(fields, "the instance exists with another spec")
+                .with_advice("update it, or create another instance"));
+        }
+        let missing = self.missing(&live, name.as_str()).await?;
+        if missing.is_empty() {
+            return Ok(Ensured::new(EnsureOutcome::Unchanged, observed));
+        }
+        let live = self.completed(spec, hosts, ledger, live, &missing).await?;
+        observed = self.instance(&live);
+        Ok(Ensured::new(EnsureOutcome::Created, observed))
+    }
+
+    /// The kinds of objects that an instance should have and has not.
+    async fn missing(&self, live: &Live, name: &str) -> Result<Vec<Kind>> {
+        let born = live.deployment.created_at().unwrap_or_default();
+        let young = Timestamp::now().as_second() - born.as_second() < YOUNG;
+        let limit = if young { Duration::from_secs(5) } else { Duration::ZERO };
+        let mut kinds = vec![SECRET, SERVICE];
+        kinds.extend(route_kind(&self.config));
+        kinds.extend(self.config.network_policy.as_ref().map(|_| NETWORK_POLICY));
+        let claim = data_claim(&live.deployment, &self.config.data_path).unwrap_or_default();
+        let last = Mutex::new(Vec::new());
+        poll(limit, || async {
+            let reads = kinds
+                .iter()
+                .map(|kind| async move { self.wire.get::<Stub>(kind, name).await });
+            let (objects, claim) = futures::join!(join_all(reads), self.wire.get::<Stub>(&CLAIM, claim));
+            let mut missing = Vec::new();
+            for (kind, object) in kinds.iter().zip(objects) {
+                if object?.is_none() {
+                    missing.push(*kind);
+                }
+            }
+            if claim?.is_none() {
+                missing.push(CLAIM);
+            }
+            let done = missing.is_empty();
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+            Ok(done.then_some(()))
+        })
+        .await?;
+        Ok(last.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes what an interrupted creation has left out. A claim is made again only for an instance that cannot have run.
+    async fn completed(
+        &self,
+        spec: &InstanceSpec,
+        hosts: &[Host],
+        ledger: &Ledger,
+        mut live: Live,
+        missing: &[Kind],
+    ) -> Result<Live> {
+        let deployment = &live.deployment;
+        let recorded = deployment.annotation(DATA).unwrap_or_default().to_owned();
+        let blueprint = Blueprint {
+            config: &self.config,
+            spec,
+            name: spec.object_name(),
+            hosts,
+            claim: data_claim(deployment, &self.config.data_path)
+                .unwrap_or_default()
+                .to_owned(),
+            creation: &ledger.creation,
+            data: recorded.clone(),
+            stopped: false,
+        };
+        let owner = Owner {
+            name: deployment.name().to_owned(),
+            uid: deployment.uid().to_owned(),
+        };
+        if let Some((host, owner)) = self.host_taken(hosts, spec.id, None).await? {
+            return Err(host_conflict(&host, &owner));
+        }
+        if missing.contains(&CLAIM) {
+            let path = recorded
+                .strip_prefix("directory:")
+                .and_then(|path| path.parse::<DataPath>().ok());
+            let data = match path {
+                // The directory is where it was: a new claim leads to the same data.
+                Some(path) => Data::Directory(path),
+                None if recorded == "new" && never_ran(deployment) => Data::New,
+                None => return Err(storage_missing(&blueprint.claim)),
+            };
+            live.claim = Some(self.data(&blueprint, &data, deployment, ledger).await?);
+        }
+        self.owned(&blueprint, &owner, ledger, Some(missing)).await?;
+        Ok(live)
+    }
+
+    /// The secrets in which the spec differs from what is stored.
+    async fn different_secrets(&self, spec: &InstanceSpec, name: &str) -> Result<Vec<String>> {
+        let wanted = secrets(spec);
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stored: Option<Value> = self.wire.get(&SECRET, name).await?;
+        // A Secret that is not there is completed.
+        let Some(stored) = stored else { return Ok(Vec::new()) };
+        let differs = |key: &str| {
+            let wanted = wanted.get(key).and_then(|value| serde_json::to_value(value).ok());
+            wanted.is_some_and(|wanted| stored["data"][key] != wanted)
+        };
+        let fields = [
+            (crate::names::DATABASE_PASSWORD_KEY, "database.password"),
+            (crate::names::ADMIN_PASSWORD_KEY, "admin.password"),
+        ];
+        Ok(fields
+            .into_iter()
+            .filter(|(key, _)| differs(key))
+            .map(|(_, field)| field.to_owned())
+            .collect())
+    }
+
+    /// Whether new claims can be made at all. A class that may not be read is taken to be there.
+    async fn storage_class(&self, data: &Data) -> Result<()> {
+        if *data != Data::New {
+            return Ok(());
+        }
+        let seen = *self.class_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.is_some_and(|at: Instant| at.elapsed() < CLASS_SEEN) {
+            return Ok(());
+        }
+        let class = &self.config.common.storage_class;
+        match self.wire.get::<Stub>(&STORAGE_CLASS, class).await {
+            Ok(Some(_)) => {
+                *self.class_seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                Ok(())
+            }
+            Ok(None) => Err(Error::new(
+                ErrorKind::MissingPrerequisite,
+                format!("there is no storage class {class}"),
+            )
+            .with_advice("create it, or configure another one")),
+            Err(error) if error.kind() == ErrorKind::Forbidden => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The first of the hosts that another instance or a route of somebody else has, and who. `own_route`: the name of a
+    /// guide's route that belongs to the asker.
+    pub(crate) async fn host_taken(
+        &self,
+        hosts: &[Host],
+        id: InstanceId,
+        own_route: Option<&str>,
+    ) -> Result<Option<(Host, String)>> {
+        let labelled = hosts.iter().map(|host| async move {
+            let selector = format!("{MANAGED_BY}=saasodoo,{}", host_label(host.as_str()));
+            let owners: Vec<Stub> = self.wire.list(&DEPLOYMENT, &selector).await?;
+            let other = owners.into_iter().find(|owner| {
+                let listed = owner.metadata.annotations.get(HOSTS).map_or("", String::as_str);
+                let another = owner.metadata.labels.get(FULL_ID) != Some(&id.to_string());
+                another
+                    && owner.metadata.name != own_route.unwrap_or_default()
+                    && listed.split(',').any(|other| other == host.as_str())
+            });
+            Ok(other.map(|owner| (host.clone(), owner.metadata.name)))
+        });
+        let foreign = async {
+            let Some(kind) = route_kind(&self.config) else {
+                return Ok(None);
+            };
+            let routes: Vec<RouteView> = self.wire.list(&kind, &format!("!{FULL_ID}")).await?;
+            let mut others = routes
+                .iter()
+                .filter(|route| Some(route.metadata.name.as_str()) != own_route);
+            Ok::<_, Error>(others.find_map(|route| {
+                let claimed = route.hosts();
+                let host = hosts.iter().find(|host| claimed.contains(host))?;
+                Some((host.clone(), format!("{} {}", kind.kind, route.metadata.name)))
+            }))
+        };
+        let (labelled, foreign) = futures::join!(join_all(labelled), foreign);
+        for taken in labelled {
+            if let Some(taken) = taken? {
+                return Ok(Some(taken));
+            }
+        }
+        foreign
+    }
+
+    /// The object after the configuration's hook.
+    fn amended(&self, mut object: Value) -> Value {
+        if let Some(hook) = &self.config.object_hook {
+            hook.call(&mut object);
+        }
+        object
+    }
+
+    /// Creates one object and records it. When the answer is lost, the object is looked for by this call's mark.
+    async fn post<T: DeserializeOwned>(
+        &self,
+        ledger: &Ledger,
+        kind: Kind,
+        name: &str,
+        object: &Value,
+    ) -> Result<Posted<T>> {
+        ledger.intend(kind, name);
+        let mut attempts = 0;
+        let error = loop {
+            attempts += 1;
+            match self.wire.create::<Value>(&kind, object).await {
+                Ok(made) => return made_of(ledger, kind, name, made),
+                // A quota's own bookkeeping ran into another request; nothing was made.
+                Err(error) if error.kind() == ErrorKind::Conflict && error.retry() != Retry::Never && attempts < 4 => {
+                    sleep(crate::wire::jittered(Duration::from_millis(200))).await;
+                }
+                Err(error) => break error,
+            }
+        };
+        if error.kind() == ErrorKind::Conflict {
+            ledger.forget(kind, name);
+            return Ok(Posted::Exists);
+        }
+        if error.retry() != Retry::OutcomeUnknown {
+            ledger.forget(kind, name);
+            return Err(error);
+        }
+        for pause in [0, 300, 1000, 3000] {
+            sleep(Duration::from_millis(pause)).await;
+            let Ok(Some(found)) = self.wire.get::<Value>(&kind, name).await else {
+                continue;
+            };
+            if found["metadata"]["annotations"][CREATION] == *ledger.creation {
+                return made_of(ledger, kind, name, found);
+            }
+            ledger.forget(kind, name);
+            return Ok(Posted::Exists);
+        }
+        Err(error)
+    }
+
+    /// Undoes what the ledger holds, and gives the error back with what could not be undone.
+    pub(crate) async fn rolled_back(&self, ledger: &Ledger, error: Error) -> Error {
+        let entries = ledger.entries().clone();
+        if entries.is_empty() {
+            return error;
+        }
+        let limit = self.wire.deadlines.cleanup;
+        let undone = tokio::time::timeout(limit, async {
+            // The Deployment first, so that no pod uses what goes after it. It takes along what it owns.
+            let first = entries.iter().filter(|entry| entry.kind == DEPLOYMENT);
+            let rest = entries.iter().filter(|entry| entry.kind != DEPLOYMENT);
+            let mut left = Vec::new();
+            for entry in first.chain(rest) {
+                if let Err(why) = self.undo(ledger, entry).await {
+                    tracing::error!(kind = entry.kind.kind, name = entry.name, error = %why, "not undone");
+                    left.push(format!("{} {}", entry.kind.kind, entry.name));
+                }
+            }
+            left
+        })
+        .await;
+        match undone {
+            Ok(left) if left.is_empty() => error,
+            Ok(left) => error.with_advice(format!("remove what could not be undone: {}", left.join(", "))),
+            Err(_) => error.with_advice(format!("undoing did not end within {} s", limit.as_secs())),
+        }
+    }
+
+    /// Deletes one object that this call made, and waits until it is gone.
+    async fn undo(&self, ledger: &Ledger, entry: &Entry) -> Result<()> {
+        let Entry { kind, name, uid } = entry;
+        let uid = match uid {
+            Some(uid) => uid.clone(),
+            None => match self.wire.get::<Stub>(kind, name).await? {
+                Some(stub) if stub.metadata.annotations.get(CREATION) == Some(&ledger.creation) => stub.metadata.uid,
+                _ => return Ok(()),
+            },
+        };
+        let propagation = if *kind == DEPLOYMENT {
+            PropagationPolicy::Foreground
+        } else {
+            PropagationPolicy::Background
+        };
+        let mut attempts = 0;
+        while let Err(error) = self.wire.delete(kind, name, &uid, propagation.clone()).await {
+            attempts += 1;
+            if attempts >= 5 || matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::Unauthorized) {
+                return Err(error);
+            }
+            sleep(crate::wire::jittered(Duration::from_millis(500))).await;
+        }
+        self.until_gone(kind, name, &uid, self.wire.deadlines.cleanup).await
+    }
+
+    /// Waits until an object is gone, or another one has its name.
+    pub(crate) async fn until_gone(&self, kind: &Kind, name: &str, uid: &str, limit: Duration) -> Result<()> {
+        let gone = poll(limit, || async {
+            let there = self.wire.get::<Stub>(kind, name).await;
+            match there {
+                Ok(Some(stub)) if stub.metadata.uid == uid => Ok(None),
+                Ok(_) => Ok(Some(())),
+                // A server that is away for a moment says nothing about the object.
+                Err(error) if matches!(error.retry(), Retry::After(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await?;
+        gone.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Timeout,
+                format!("the {} {name} is not gone after {} s", kind.kind, limit.as_secs()),
+            )
+        })
+    }
+
+    /// The name of the volume that would be made for a directory, for a plan.
+    pub(crate) fn volume_of(&self, path: &DataPath) -> Option<String> {
+        let source = self.config.adoption.as_ref()?;
+        Some(adopted_volume_name(source, path))
+    }
+
+    /// What speaks against new data for this instance: claims of an earlier one.
+    pub(crate) async fn data_in_the_way(&self, id: InstanceId, named: &str) -> Result<Option<ClaimView>> {
+        let (mut claims, named) = futures::try_join!(self.claims_of(id), self.wire.get::<ClaimView>(&CLAIM, named))?;
+        claims.extend(named);
+        Ok(of_instance(id, claims.clone()).pop().or_else(|| claims.pop()))
+    }
+}
+
+fn made_of<T: DeserializeOwned>(ledger: &Ledger, kind: Kind, name: &str, made: Value) -> Result<Posted<T>> {
+    let uid = made["metadata"]["uid"].as_str().unwrap_or_default();
+    ledger.made(kind, name, uid);
+    serde_json::from_value(made)
+        .map(Posted::Made)
+        .map_err(|error| unexpected(format!("the server's answer is not understood: {error}")))
+}
+
+/// True for a Deployment whose spec nobody has changed since it was made and whose pod has never been ready.
+fn never_ran(deployment: &DeploymentView) -> bool {
+    let untouched = deployment.metadata.generation == Some(1);
+    let stopped = deployment.spec.replicas == Some(0);
+    let progressing = deployment.status.condition("Progressing");
+    let available = progressing.is_some_and(|condition| condition.reason == "NewReplicaSetAvailable");
+    untouched && (stopped || !available)
+}
+
+pub(crate) fn storage_missing(claim: &str) -> Error {
+    Error::new(
+        ErrorKind::StorageMissing,
+        format!("the claim {claim} with the instance's data is not there"),
+    )
+    .with_advice("find the volume and make the claim again by hand; nothing was changed")
+}
+
+pub(crate) fn no_data(id: InstanceId) -> Error {
+    Error::new(ErrorKind::StorageMissing, "there is no retained data to adopt")
+        .with_instance(id)
+        .with_advice("create the instance with new data, or look for the claim")
+}
+
+pub(crate) fn data_conflict(claim: &ClaimView) -> Error {
+    Error::conflict(
+        ["data"],
+        format!("the claim {} holds data of an earlier instance", claim.name()),
+    )
+    .with_advice("adopt it with DataPolicy::AdoptRetained, or purge it")
+}
+
+pub(crate) fn host_conflict(host: &Host, owner: &str) -> Error {
+    Error::conflict(["route"], format!("the host {host} belongs to {owner}"))
+        .with_advice("choose another subdomain or custom domain")
+}

@@ -1,0 +1,283 @@
+//! Reading: one instance live or from the cache, and all of them page by page.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use jiff::Timestamp;
+use saasodoo_core::{
+    BackendKind, Error, ErrorKind, Host, Instance, InstanceFilter, InstanceId, OperationKind, Result, Source,
+};
+
+use crate::backend::Inner;
+use crate::names::{CUSTOMER, FULL_ID, SELECTOR, SHORT_ID, id_of, selector_of, the_one};
+use crate::observe::{ClaimSeen, belongs, data_claim, observe, with_route_hosts};
+use crate::route::{RouteView, kind as route_kind};
+use crate::views::{ClaimView, DeploymentView, PodView, View};
+use crate::wire::{CLAIM, DEPLOYMENT, PAGE, POD};
+
+/// More ids than this are picked out here and not by the server: a selector is part of the URL.
+const MOST_IDS: usize = 100;
+
+/// One instance as the server has it now.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    pub(crate) deployment: DeploymentView,
+    pub(crate) pods: Vec<PodView>,
+    /// The data claim; `None`: the server says that it is not there.
+    pub(crate) claim: Option<ClaimView>,
+    /// The hosts of a guide's route.
+    pub(crate) hosts: Option<Vec<Host>>,
+}
+
+impl Live {
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.deployment.label(FULL_ID).is_none()
+    }
+}
+
+impl Inner {
+    /// What was read, as an instance.
+    pub(crate) fn instance(&self, live: &Live) -> Instance {
+        let claim = live.claim.as_ref().map_or(ClaimSeen::Missing, ClaimSeen::Found);
+        let pods: Vec<&PodView> = live.pods.iter().collect();
+        let instance = observe(
+            &self.observer,
+            &live.deployment,
+            &pods,
+            claim,
+            Source::Live,
+            Timestamp::now(),
+        );
+        match &live.hosts {
+            Some(hosts) => with_route_hosts(&self.observer, instance, hosts.clone()),
+            None => instance,
+        }
+    }
+
+    /// Reads an instance, its pods and its claim at once. `None`: the server says that it does not exist.
+    pub(crate) async fn find(&self, id: InstanceId) -> Result<Option<Live>> {
+        let selector = selector_of(id);
+        let (deployments, pods, claims) = futures::try_join!(
+            self.wire.list::<DeploymentView>(&DEPLOYMENT, &selector),
+            self.wire.list::<PodView>(&POD, &selector),
+            self.wire.list::<ClaimView>(&CLAIM, &selector),
+        )?;
+        let Some(deployment) = the_one(id, deployments)? else {
+            return Ok(None);
+        };
+        self.complete(deployment, pods, claims).await.map(Some)
+    }
+
+    /// As [`find`](Self::find), but an absent instance is an error.
+    pub(crate) async fn live(&self, id: InstanceId) -> Result<Live> {
+        self.find(id).await?.ok_or_else(|| Error::not_found(id))
+    }
+
+    /// Reads what belongs to a Deployment that was found already.
+    pub(crate) async fn complete(
+        &self,
+        deployment: DeploymentView,
+        mut pods: Vec<PodView>,
+        mut claims: Vec<ClaimView>,
+    ) -> Result<Live> {
+        pods.retain(|pod| belongs(&deployment, pod));
+        let name = data_claim(&deployment, &self.config.data_path).map(str::to_owned);
+        let position = claims.iter().position(|claim| Some(claim.name()) == name.as_deref());
+        // The guide's claims carry no id and are found by the name that the Deployment mounts.
+        let claim = async {
+            match (position, &name) {
+                (Some(position), _) => Ok(Some(claims.swap_remove(position))),
+                (None, Some(name)) => self.wire.get::<ClaimView>(&CLAIM, name).await,
+                (None, None) => Ok(None),
+            }
+        };
+        let legacy = deployment.label(FULL_ID).is_none();
+        let hosts = async {
+            match route_kind(&self.config) {
+                Some(kind) if legacy => self.route_hosts(&kind, deployment.name()).await,
+                _ => Ok(None),
+            }
+        };
+        let (claim, hosts) = futures::try_join!(claim, hosts)?;
+        Ok(Live {
+            deployment,
+            pods,
+            claim,
+            hosts,
+        })
+    }
+
+    /// The hosts of a route; `None` when there is no route, or no such kind.
+    async fn route_hosts(&self, kind: &crate::wire::Kind, name: &str) -> Result<Option<Vec<Host>>> {
+        match self.wire.get::<RouteView>(kind, name).await {
+            Ok(route) => Ok(route.map(|route| route.hosts())),
+            Err(error) if error.kind() == ErrorKind::MissingPrerequisite => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The claims that say they hold the instance's data, whether or not the instance exists.
+    pub(crate) async fn claims_of(&self, id: InstanceId) -> Result<Vec<ClaimView>> {
+        let claims = self.wire.list::<ClaimView>(&CLAIM, &selector_of(id)).await?;
+        Ok(of_instance(id, claims))
+    }
+
+    pub(crate) async fn get(&self, id: InstanceId) -> Result<Instance> {
+        if let Some(instance) = self.cache.cached(id) {
+            return Ok(instance);
+        }
+        let live = self.live(id).await?;
+        Ok(self.instance(&live))
+    }
+
+    pub(crate) fn list(self: &Arc<Self>, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
+        let listing = Listing {
+            inner: Arc::clone(self),
+            selectors: Selectors::of(&filter),
+            filter,
+            pods: None,
+            seen: std::collections::HashSet::new(),
+            token: Token::Start,
+            restarts: 0,
+        };
+        stream::try_unfold(listing, |mut listing| async move {
+            match listing.next().await {
+                Ok(Some(instances)) => Ok(Some((stream::iter(instances.into_iter().map(Ok)), listing))),
+                Ok(None) => Ok(None),
+                Err(error) => Err(error
+                    .with_operation(OperationKind::List)
+                    .with_backend(BackendKind::Kubernetes)),
+            }
+        })
+        .map(|page| match page {
+            Ok(page) => page.left_stream(),
+            Err(error) => stream::iter([Err(error)]).right_stream(),
+        })
+        .flatten()
+        .boxed()
+    }
+}
+
+/// The objects among these that belong to the instance: those with the whole UUID, else those with the short one only.
+pub(crate) fn of_instance<T: View>(id: InstanceId, objects: Vec<T>) -> Vec<T> {
+    let (exact, others): (Vec<T>, Vec<T>) = objects.into_iter().partition(|object| id_of(object) == Some(id));
+    if !exact.is_empty() {
+        return exact;
+    }
+    let matches = |object: &T| id_of(object).is_some_and(|other| other.matches(id));
+    others.into_iter().filter(matches).collect()
+}
+
+/// The selectors by which the server narrows a list down.
+struct Selectors {
+    deployments: String,
+    pods: String,
+}
+
+impl Selectors {
+    fn of(filter: &InstanceFilter) -> Self {
+        let mut pods = SELECTOR.to_owned();
+        if !filter.ids.is_empty() && filter.ids.len() <= MOST_IDS {
+            let ids: Vec<String> = filter.ids.iter().map(|id| id.short().to_string()).collect();
+            pods = format!("{pods},{SHORT_ID} in ({})", ids.join(","));
+        }
+        if let Some(customer) = filter.customer {
+            pods = format!("{pods},{CUSTOMER}={customer}");
+        }
+        // Not for pods: a label that somebody put on a Deployment by hand is not on its pods.
+        let deployments = format!("{pods}{}", crate::convert::label_selector(&filter.labels));
+        Self { deployments, pods }
+    }
+}
+
+enum Token {
+    Start,
+    Next(String),
+    End,
+}
+
+/// The state of a list: pods are read with the first page, each Deployment is answered once.
+struct Listing {
+    inner: Arc<Inner>,
+    filter: InstanceFilter,
+    selectors: Selectors,
+    pods: Option<Pods>,
+    seen: std::collections::HashSet<String>,
+    token: Token,
+    restarts: u32,
+}
+
+impl Listing {
+    /// The next page of instances; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Vec<Instance>>> {
+        loop {
+            let token = match &self.token {
+                Token::Start => None,
+                Token::Next(token) => Some(token.clone()),
+                Token::End => return Ok(None),
+            };
+            let wire = &self.inner.wire;
+            let page = wire.page::<DeploymentView>(&DEPLOYMENT, &self.selectors.deployments, PAGE, token.as_deref());
+            let page = if self.pods.is_none() {
+                let pods = wire.list::<PodView>(&POD, &self.selectors.pods);
+                let (page, pods) = futures::join!(page, pods);
+                let page = page?;
+                self.pods = Some(Pods::new(pods?));
+                Ok(page)
+            } else {
+                page.await
+            };
+            let page = match page {
+                Ok(page) => page,
+                // The server has forgotten where the list was: start over, and leave out what was answered.
+                Err(error) if token.is_some() && self.restarts < 3 && crate::wire::is_expired(&error) => {
+                    self.restarts += 1;
+                    self.token = Token::Start;
+                    self.pods = None;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            self.token = match page.metadata.continue_token.filter(|token| !token.is_empty()) {
+                Some(token) => Token::Next(token),
+                None => Token::End,
+            };
+            let now = Timestamp::now();
+            let empty = Pods::default();
+            let pods = self.pods.as_ref().unwrap_or(&empty);
+            let mut instances = Vec::with_capacity(page.items.len());
+            for deployment in &page.items {
+                if !self.seen.insert(deployment.uid().to_owned()) {
+                    continue;
+                }
+                let own = pods.of(deployment);
+                let observer = &self.inner.observer;
+                let instance = observe(observer, deployment, &own, ClaimSeen::NotRead, Source::Live, now);
+                if self.filter.matches(&instance) {
+                    instances.push(instance);
+                }
+            }
+            return Ok(Some(instances));
+        }
+    }
+}
+
+/// Pods by the id that they share with their Deployment.
+#[derive(Default)]
+pub(crate) struct Pods(HashMap<Option<InstanceId>, Vec<PodView>>);
+
+impl Pods {
+    pub(crate) fn new(pods: Vec<PodView>) -> Self {
+        let mut by_id: HashMap<_, Vec<PodView>> = HashMap::new();
+        for pod in pods {
+            by_id.entry(id_of(&pod)).or_default().push(pod);
+        }
+        Self(by_id)
+    }
+
+    pub(crate) fn of(&self, deployment: &DeploymentView) -> Vec<&PodView> {
+        let pods = self.0.get(&id_of(deployment)).into_iter().flatten();
+        pods.filter(|pod| belongs(deployment, pod)).collect()
+    }
+}

@@ -1,0 +1,488 @@
+//! Requests: the only place that talks to the server. Names are checked before they become paths, every call has a
+//! deadline of ours, and only what cannot do harm is repeated.
+
+use std::future::Future;
+use std::time::Duration;
+
+use http::Request;
+use http::header::RETRY_AFTER;
+use kube::Client;
+use kube::api::{
+    DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
+use kube::client::Body;
+use kube::core::Status;
+use kube::core::response::StatusDetails;
+use saasodoo_core::{BackendKind, Deadlines, Error, ErrorKind, ObjectName, Result, Retry};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument as _;
+
+use crate::config::KubernetesConfig;
+use crate::error::{Effect, classify, deadline, is_missing_kind, missing_kind, never_sent, unexpected};
+use crate::views::Page;
+
+/// A kind of object and where it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) kind: &'static str,
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) plural: &'static str,
+    pub(crate) namespaced: bool,
+}
+
+impl Kind {
+    const fn new(kind: &'static str, group: &'static str, version: &'static str, plural: &'static str) -> Self {
+        Self {
+            kind,
+            group,
+            version,
+            plural,
+            namespaced: true,
+        }
+    }
+
+    const fn cluster(mut self) -> Self {
+        self.namespaced = false;
+        self
+    }
+
+    pub(crate) fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `ingressroutes.traefik.io`, as custom resource definitions are named.
+    pub(crate) fn resource(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
+    }
+
+    fn path(&self, namespace: &str) -> String {
+        let root = if self.group.is_empty() { "/api" } else { "/apis" };
+        let api = self.api_version();
+        if self.namespaced {
+            format!("{root}/{api}/namespaces/{namespace}/{}", self.plural)
+        } else {
+            format!("{root}/{api}/{}", self.plural)
+        }
+    }
+}
+
+pub(crate) const DEPLOYMENT: Kind = Kind::new("Deployment", "apps", "v1", "deployments");
+pub(crate) const POD: Kind = Kind::new("Pod", "", "v1", "pods");
+pub(crate) const CLAIM: Kind = Kind::new("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims");
+pub(crate) const VOLUME: Kind = Kind::new("PersistentVolume", "", "v1", "persistentvolumes").cluster();
+pub(crate) const SECRET: Kind = Kind::new("Secret", "", "v1", "secrets");
+pub(crate) const SERVICE: Kind = Kind::new("Service", "", "v1", "services");
+pub(crate) const INGRESS_ROUTE: Kind = Kind::new("IngressRoute", "traefik.io", "v1alpha1", "ingressroutes");
+pub(crate) const INGRESS: Kind = Kind::new("Ingress", "networking.k8s.io", "v1", "ingresses");
+pub(crate) const NETWORK_POLICY: Kind = Kind::new("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies");
+pub(crate) const STORAGE_CLASS: Kind = Kind::new("StorageClass", "storage.k8s.io", "v1", "storageclasses").cluster();
+pub(crate) const NAMESPACE: Kind = Kind::new("Namespace", "", "v1", "namespaces").cluster();
+pub(crate) const ACCESS_REVIEW: Kind = Kind::new(
+    "SelfSubjectAccessReview",
+    "authorization.k8s.io",
+    "v1",
+    "selfsubjectaccessreviews",
+)
+.cluster();
+
+/// An object of which only the metadata matters.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct Stub {
+    #[serde(default)]
+    pub(crate) metadata: StubMeta,
+}
+
+/// The metadata of a [`Stub`].
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct StubMeta {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) resource_version: String,
+    pub(crate) labels: std::collections::BTreeMap<String, String>,
+    pub(crate) annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// How a patch is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merge {
+    /// Lists are merged by their keys, as the server knows them. Not for custom resources.
+    Strategic,
+    /// Lists are replaced ([RFC 7386](https://www.rfc-editor.org/rfc/rfc7386)).
+    Json,
+}
+
+/// The number of objects in a page of a list.
+pub(crate) const PAGE: u32 = 500;
+/// How often a request is sent at most.
+const ATTEMPTS: u32 = 4;
+/// More of an answer than this is not read.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// The connection to one namespace of one cluster.
+#[derive(Clone)]
+pub(crate) struct Wire {
+    client: Client,
+    namespace: String,
+    field_manager: String,
+    pub(crate) deadlines: Deadlines,
+}
+
+impl Wire {
+    pub(crate) fn new(client: Client, config: &KubernetesConfig) -> Self {
+        Self {
+            client,
+            namespace: config.common.namespace.clone(),
+            field_manager: config.field_manager.clone(),
+            deadlines: config.common.deadlines,
+        }
+    }
+
+    /// The client, for watches and logs, which are streams.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    fn requests(&self, kind: &Kind) -> kube::core::Request {
+        kube::core::Request::new(kind.path(&self.namespace))
+    }
+
+    /// Reads one object. `None` only when the server said that this object does not exist.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, kind: &Kind, name: &str) -> Result<Option<T>> {
+        let request = self.requests(kind).get(checked(name)?, &GetParams::default());
+        match self.call(Some(kind), build(request)?, Effect::Read, true).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads all objects that the selector fits, page by page. An expired page token starts over.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, kind: &Kind, selector: &str) -> Result<Vec<T>> {
+        let mut restarts = 0;
+        'again: loop {
+            let mut items = Vec::new();
+            let mut token = None;
+            loop {
+                let page: Page<T> = match self.page(kind, selector, PAGE, token.as_deref()).await {
+                    Ok(page) => page,
+                    Err(error) if token.is_some() && restarts < 2 && is_expired(&error) => {
+                        restarts += 1;
+                        continue 'again;
+                    }
+                    Err(error) => return Err(error),
+                };
+                items.extend(page.items);
+                token = page.metadata.continue_token.filter(|token| !token.is_empty());
+                if token.is_none() {
+                    return Ok(items);
+                }
+            }
+        }
+    }
+
+    /// Reads one page of a list, from the server's storage and not from its cache.
+    pub(crate) async fn page<T: DeserializeOwned>(
+        &self,
+        kind: &Kind,
+        selector: &str,
+        limit: u32,
+        token: Option<&str>,
+    ) -> Result<Page<T>> {
+        let mut params = ListParams::default().labels(selector).limit(limit);
+        if let Some(token) = token {
+            params = params.continue_token(token);
+        }
+        self.call(
+            Some(kind),
+            build(self.requests(kind).list(&params))?,
+            Effect::Read,
+            true,
+        )
+        .await
+    }
+
+    /// Creates an object. Never repeated once it may have reached the server.
+    pub(crate) async fn create<T: DeserializeOwned>(&self, kind: &Kind, object: &Value) -> Result<T> {
+        let params = PostParams {
+            field_manager: Some(self.field_manager.clone()),
+            ..PostParams::default()
+        };
+        let request = self.requests(kind).create(&params, bytes(object)?);
+        self.call(Some(kind), build(request)?, Effect::Write, false).await
+    }
+
+    /// Changes an object. The patch holds a resource version or sets absolute values, so it may be repeated.
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        kind: &Kind,
+        name: &str,
+        merge: Merge,
+        patch: &Value,
+    ) -> Result<T> {
+        let params = PatchParams {
+            field_manager: Some(self.field_manager.clone()),
+            ..PatchParams::default()
+        };
+        let patch = match merge {
+            Merge::Strategic => Patch::Strategic(patch),
+            Merge::Json => Patch::Merge(patch),
+        };
+        let request = self.requests(kind).patch(checked(name)?, &params, &patch);
+        self.call(Some(kind), build(request)?, Effect::Write, true).await
+    }
+
+    /// Deletes exactly this object. `false` when it was gone, or when the name now means another one.
+    pub(crate) async fn delete(
+        &self,
+        kind: &Kind,
+        name: &str,
+        uid: &str,
+        propagation: PropagationPolicy,
+    ) -> Result<bool> {
+        if uid.is_empty() {
+            return Err(unexpected(format!(
+                "{} {name} has no UID, so it is not deleted",
+                kind.kind
+            )));
+        }
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            propagation_policy: Some(propagation),
+            ..DeleteParams::default()
+        };
+        let request = self.requests(kind).delete(checked(name)?, &params);
+        match self
+            .call::<Value>(Some(kind), build(request)?, Effect::Write, true)
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            // The precondition failed: the object of that name is another one, which nobody asked to delete.
+            Err(error) if error.kind() == ErrorKind::Conflict => match self.get::<Stub>(kind, name).await? {
+                Some(other) if other.metadata.uid == uid => Err(error),
+                _ => Ok(false),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The server's version.
+    pub(crate) async fn version(&self) -> Result<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Version {
+            git_version: String,
+        }
+        let request = Request::get("/version").body(Vec::new());
+        let request = request.map_err(|error| unexpected(error.to_string()))?;
+        let version: Version = self.call(None, request, Effect::Read, true).await?;
+        Ok(version.git_version)
+    }
+
+    /// Sends a request until it is answered, at most [`ATTEMPTS`] times and within one deadline.
+    async fn call<T: DeserializeOwned>(
+        &self,
+        kind: Option<&Kind>,
+        request: Request<Vec<u8>>,
+        effect: Effect,
+        repeatable: bool,
+    ) -> Result<T> {
+        let limit = match effect {
+            Effect::Read => self.deadlines.read,
+            Effect::Write => self.deadlines.write,
+        };
+        let span = tracing::debug_span!("kubernetes", method = %request.method(), path = request.uri().path());
+        let attempts = async {
+            let mut attempt = 1;
+            loop {
+                let (parts, body) = request.clone().into_parts();
+                let error = match self.send(Request::from_parts(parts, body.into())).await {
+                    Ok(answer) => {
+                        return serde_json::from_slice(&answer)
+                            .map_err(|error| unexpected(format!("the server's answer is not understood: {error}")));
+                    }
+                    Err(error) => error,
+                };
+                let safe = never_sent(&error) || is_throttled(&error) || (repeatable && is_passing(&error));
+                let missing = matches!(&error, kube::Error::Api(status) if is_missing_kind(status));
+                if let (true, Some(kind)) = (missing, kind) {
+                    return Err(missing_kind(&kind.resource()));
+                }
+                let error = classify(error, effect);
+                if !safe || attempt >= ATTEMPTS || matches!(error.retry(), Retry::Never) {
+                    return Err(error);
+                }
+                let asked = match error.retry() {
+                    Retry::After(asked) => asked,
+                    Retry::Never | Retry::OutcomeUnknown => None,
+                };
+                let pause = asked.unwrap_or_else(|| jittered(Duration::from_millis(100) * 2u32.pow(attempt - 1)));
+                tracing::debug!(attempt, ?pause, %error, "trying again");
+                sleep(pause).await;
+                attempt += 1;
+            }
+        };
+        match timeout(limit, attempts).instrument(span).await {
+            Ok(result) => result,
+            Err(_) => Err(deadline(limit, effect)),
+        }
+    }
+
+    /// Sends a request once and reads the whole answer.
+    async fn send(&self, request: Request<Body>) -> Result<Vec<u8>, kube::Error> {
+        let response = self.client.send(request).await?;
+        let (parts, body) = response.into_parts();
+        let too_long = parts
+            .headers
+            .get(http::header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
+            .is_some_and(|length| length > MOST_BYTES);
+        if too_long {
+            let mut status = Status::failure("the answer is too long", "TooLong");
+            status.code = 413;
+            return Err(kube::Error::Api(Box::new(status)));
+        }
+        let body = body.collect_bytes().await?;
+        if parts.status.is_success() {
+            return Ok(body.to_vec());
+        }
+        let code = parts.status.as_u16();
+        let mut status: Status =
+            serde_json::from_slice(&body).unwrap_or_else(|_| Status::failure(&String::from_utf8_lossy(&body), ""));
+        // The header is the truth: proxies answer with bodies of their own.
+        status.code = code;
+        let wait = parts
+            .headers
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.trim().parse::<u32>().ok());
+        if let Some(seconds) = wait {
+            let details = status.details.get_or_insert_with(no_details);
+            details.retry_after_seconds = details.retry_after_seconds.max(seconds);
+        }
+        Err(kube::Error::Api(Box::new(status)))
+    }
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+fn no_details() -> StatusDetails {
+    StatusDetails {
+        name: String::new(),
+        group: String::new(),
+        kind: String::new(),
+        uid: String::new(),
+        causes: Vec::new(),
+        retry_after_seconds: 0,
+    }
+}
+
+/// The server refused before it did anything.
+fn is_throttled(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 429)
+}
+
+/// The server, or the way to it, is out of order for a moment.
+fn is_passing(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => matches!(status.code, 500 | 502 | 503 | 504),
+        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
+        _ => false,
+    }
+}
+
+pub(crate) fn is_expired(error: &Error) -> bool {
+    let message = error.message();
+    error.kind() == ErrorKind::Unavailable && (message.contains("too old") || message.contains("expired"))
+}
+
+/// A duration between half and the whole of the one given, so that many callers do not come back together.
+pub(crate) fn jittered(most: Duration) -> Duration {
+    // The low bits of the clock are as good as a random number for this.
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.subsec_nanos());
+    most.mul_f64(0.5 + f64::from(nanos % 1000) / 2000.0)
+}
+
+fn build(request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> Result<Request<Vec<u8>>> {
+    request.map_err(|error| unexpected(format!("the request could not be made: {error}")))
+}
+
+fn bytes(object: &Value) -> Result<Vec<u8>> {
+    serde_json::to_vec(object).map_err(|error| unexpected(format!("the object could not be written: {error}")))
+}
+
+/// A name that is safe in a path: the client library does not escape it.
+fn checked(name: &str) -> Result<&str> {
+    ObjectName::existing(name)
+        .map(|_| name)
+        .map_err(|error| error.with_backend(BackendKind::Kubernetes))
+}
+
+/// Runs a mutation in a task of its own, so that it goes on when the caller stops waiting.
+pub(crate) async fn detached<T, F>(work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    match tokio::spawn(work.in_current_span()).await {
+        Ok(result) => result,
+        Err(error) => Err(unexpected(format!("the operation ended early: {error}")).with_retry(Retry::OutcomeUnknown)),
+    }
+}
+
+/// Bounds a whole operation.
+pub(crate) async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::Timeout,
+            format!("the operation did not end within {} s", limit.as_secs_f64()),
+        ))
+    })
+}
+
+/// Asks again and again until the answer is there or the time is up. `None`: the time is up.
+pub(crate) async fn poll<T, F, Fut>(limit: Duration, mut ask: F) -> Result<Option<T>>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<Option<T>>>,
+{
+    let end = Instant::now() + limit;
+    let mut pause = Duration::from_millis(50);
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(Some(answer));
+        }
+        if Instant::now() + pause >= end {
+            return Ok(None);
+        }
+        sleep(jittered(pause)).await;
+        pause = (pause * 3 / 2).min(Duration::from_secs(1));
+    }
+}

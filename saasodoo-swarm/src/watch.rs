@@ -1,0 +1,535 @@
+//! Following all instances: one picture for all subscribers.
+//!
+//! Swarm sends events about services and none about tasks. So the daemon is asked: about one service when an event
+//! names it, about those on their way to another status at the fast interval, and about everything at the slow one and
+//! after every gap. What comes of it is a picture of all instances; a subscriber is told how the newest picture differs
+//! from what it was told before. However slow it is, it misses no change that lasts, and needs no memory for more than
+//! one picture.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use jiff::Timestamp;
+use saasodoo_core::{
+    Error, HealthState, Instance, InstanceEvent, InstanceFilter, InstanceId, InstanceStatus, Result, Staleness,
+};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::backend::Inner;
+use crate::convert::label;
+use crate::facts;
+use crate::wire::{filters, segment};
+
+/// How many instances are asked about one by one; more are cheaper to ask about all at once.
+const FEW: usize = 16;
+/// An instance that has been on its way for longer than this is looked at no more often than the others.
+const RESTLESS_FOR: Duration = Duration::from_secs(300);
+/// Events come in bursts.
+const BURST: Duration = Duration::from_millis(50);
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+const LAST_BACKOFF: Duration = Duration::from_secs(10);
+
+/// All instances at one moment.
+#[derive(Debug, Clone, Default)]
+struct Picture {
+    instances: Arc<BTreeMap<InstanceId, Arc<Instance>>>,
+    /// Out of touch.
+    stale: Option<Staleness>,
+    /// How often the picture has become whole.
+    synced: u64,
+}
+
+/// Where subscribers find the one task that asks the daemon.
+#[derive(Default)]
+pub(crate) struct Hub(Mutex<Option<Running>>);
+
+struct Running {
+    pictures: Weak<watch::Sender<Picture>>,
+    hints: mpsc::UnboundedSender<String>,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hub")
+    }
+}
+
+impl Hub {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pictures(&self) -> Option<Arc<watch::Sender<Picture>>> {
+        self.lock().as_ref()?.pictures.upgrade()
+    }
+
+    /// A service that this process has just changed.
+    pub(crate) fn hint(&self, service: &str) {
+        if let Some(running) = self.lock().as_ref() {
+            let _ = running.hints.send(service.to_owned());
+        }
+    }
+
+    /// For the health of the backend.
+    pub(crate) fn check(&self) -> (HealthState, String) {
+        match self.pictures() {
+            None => (HealthState::Ok, "nobody watches".to_owned()),
+            Some(pictures) => {
+                let picture = pictures.borrow();
+                match &picture.stale {
+                    Some(stale) => (
+                        HealthState::Degraded,
+                        format!("out of touch since {}: {}", stale.since, stale.reason),
+                    ),
+                    None => (HealthState::Ok, format!("{} instances in view", picture.instances.len())),
+                }
+            }
+        }
+    }
+
+    fn subscribe(inner: &Arc<Inner>) -> watch::Receiver<Picture> {
+        let mut running = inner.hub.lock();
+        if let Some(pictures) = running.as_ref().and_then(|running| running.pictures.upgrade()) {
+            return pictures.subscribe();
+        }
+        let (sender, receiver) = watch::channel(Picture::default());
+        let (hints, hinted) = mpsc::unbounded_channel();
+        let sender = Arc::new(sender);
+        *running = Some(Running {
+            pictures: Arc::downgrade(&sender),
+            hints,
+        });
+        tokio::spawn(Follower::new(Arc::clone(inner), sender, hinted).run());
+        receiver
+    }
+}
+
+/// The task that asks the daemon, as long as anybody watches.
+struct Follower {
+    inner: Arc<Inner>,
+    pictures: Arc<watch::Sender<Picture>>,
+    hints: mpsc::UnboundedReceiver<String>,
+    /// Instances by the id of their service.
+    services: HashMap<String, InstanceId>,
+    /// Since when an instance is as it is.
+    changed: HashMap<InstanceId, Instant>,
+    /// When the daemon was last heard of, and the time of its last event.
+    heard: Timestamp,
+    event: Option<String>,
+}
+
+/// Why a connection ended.
+struct Lost(String);
+
+impl From<Error> for Lost {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Follower {
+    fn new(
+        inner: Arc<Inner>,
+        pictures: Arc<watch::Sender<Picture>>,
+        hints: mpsc::UnboundedReceiver<String>,
+    ) -> Self {
+        Self {
+            inner,
+            pictures,
+            hints,
+            services: HashMap::new(),
+            changed: HashMap::new(),
+            heard: Timestamp::now(),
+            event: None,
+        }
+    }
+
+    async fn run(mut self) {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let pictures = Arc::clone(&self.pictures);
+            let connected = Instant::now();
+            let lost = tokio::select! {
+                lost = self.connected() => lost,
+                () = pictures.closed() => {
+                    if self.retire() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            tracing::warn!(reason = %lost.0, "the watch has lost its connection");
+            let stale = Staleness::new(self.heard, lost.0);
+            self.pictures.send_modify(|picture| picture.stale = Some(stale));
+            if connected.elapsed() > LAST_BACKOFF {
+                backoff = FIRST_BACKOFF;
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+
+    /// Ends the task unless somebody has subscribed in the meantime.
+    fn retire(&self) -> bool {
+        let mut running = self.inner.hub.lock();
+        if self.pictures.receiver_count() > 0 {
+            return false;
+        }
+        *running = None;
+        true
+    }
+
+    /// Follows over one connection for events, until it or a request fails.
+    async fn connected(&mut self) -> Lost {
+        let mut events = self.events();
+        let polling = self.inner.config.polling;
+        if let Err(error) = self.look_at_everything().await {
+            return error.into();
+        }
+        self.pictures.send_modify(|picture| {
+            picture.stale = None;
+            picture.synced += 1;
+        });
+        let mut whole = Instant::now() + polling.slow;
+        let mut fast = Instant::now() + polling.fast;
+        loop {
+            let restless = self.restless();
+            let next = if restless.is_empty() { whole } else { whole.min(fast) };
+            let mut named = BTreeSet::new();
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Ok(event)) => {
+                        named.insert(self.take(event));
+                        // The others of the burst.
+                        tokio::time::sleep(BURST).await;
+                        while let Ok(Ok(event)) = events.try_recv() {
+                            named.insert(self.take(event));
+                        }
+                    }
+                    Some(Err(lost)) => return lost,
+                    None => return Lost("the stream of events has ended".to_owned()),
+                },
+                Some(service) = self.hints.recv() => {
+                    named.insert(service);
+                    while let Ok(service) = self.hints.try_recv() {
+                        named.insert(service);
+                    }
+                }
+                () = tokio::time::sleep_until(next) => {}
+            }
+            let now = Instant::now();
+            let looked = if now >= whole || named.len() > FEW {
+                whole = now + polling.slow;
+                fast = now + polling.fast;
+                self.look_at_everything().await
+            } else if named.is_empty() {
+                fast = now + polling.fast;
+                self.look_at(restless).await
+            } else {
+                self.look_at_services(named).await
+            };
+            if let Err(error) = looked {
+                return error.into();
+            }
+        }
+    }
+
+    /// The stream of events, read by a task of its own so that it is not lost while requests are made.
+    fn events(&self) -> mpsc::Receiver<std::result::Result<Event, Lost>> {
+        let (sender, receiver) = mpsc::channel(1024);
+        // The daemon's own time of the last event; the first connection starts now, and a full look follows.
+        let since = self.event.clone().unwrap_or_else(|| seconds(Timestamp::now()));
+        let filter = filters(&[("type", &["service".to_owned()])]);
+        let stream = self.inner.wire.follow("/events", &[("since", &since), ("filters", &filter)]);
+        tokio::spawn(async move {
+            let read = async {
+                let mut stream = stream.map_err(|failure| Lost(Error::from(failure).to_string()))?;
+                let mut buffer = Vec::new();
+                while let Some(part) = stream.next().await {
+                    buffer.extend_from_slice(&part.map_err(|failure| Lost(Error::from(failure).to_string()))?);
+                    while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = buffer.drain(..=end).collect();
+                        // An event that cannot be read is no reason to stop: the next full look makes up for it.
+                        if let Some(event) = Event::read(&line) {
+                            let _ = sender.send(Ok(event)).await;
+                        }
+                    }
+                }
+                Err(Lost("the daemon has closed the stream of events".to_owned()))
+            };
+            tokio::select! {
+                ended = read => {
+                    let ended: std::result::Result<(), Lost> = ended;
+                    if let Err(lost) = ended {
+                        let _ = sender.send(Err(lost)).await;
+                    }
+                }
+                () = sender.closed() => {}
+            }
+        });
+        receiver
+    }
+
+    fn take(&mut self, event: Event) -> String {
+        self.heard = Timestamp::now();
+        self.event = event.time.or(self.event.take());
+        event.service
+    }
+
+    /// The instances on their way to another status.
+    fn restless(&self) -> Vec<InstanceId> {
+        let picture = self.pictures.borrow();
+        picture
+            .instances
+            .values()
+            .filter(|instance| instance.status.is_transitional() || instance.status == InstanceStatus::Unknown)
+            .filter(|instance| {
+                self.changed
+                    .get(&instance.id)
+                    .is_none_or(|since| since.elapsed() < RESTLESS_FOR)
+            })
+            .map(|instance| instance.id)
+            .collect()
+    }
+
+    async fn look_at_everything(&mut self) -> Result<()> {
+        let (instances, errors) = self.inner.see_all(label::ID).await?;
+        for error in errors {
+            tracing::warn!(%error, "a service cannot be watched");
+        }
+        self.heard = Timestamp::now();
+        let mut all: BTreeMap<InstanceId, Arc<Instance>> = BTreeMap::new();
+        let before = Arc::clone(&self.pictures.borrow().instances);
+        for instance in instances {
+            let kept = self.kept(&before, instance);
+            all.insert(kept.id, kept);
+        }
+        self.changed.retain(|id, _| all.contains_key(id));
+        self.services.retain(|_, id| all.contains_key(id));
+        let same = before.len() == all.len() && before.iter().zip(&all).all(|((_, a), (_, b))| Arc::ptr_eq(a, b));
+        if !same {
+            self.pictures.send_modify(|picture| picture.instances = Arc::new(all));
+        }
+        Ok(())
+    }
+
+    async fn look_at(&mut self, ids: Vec<InstanceId>) -> Result<()> {
+        if ids.len() > FEW {
+            return self.look_at_everything().await;
+        }
+        let inner = Arc::clone(&self.inner);
+        let looks = ids.into_iter().map(|id| {
+            let inner = Arc::clone(&inner);
+            async move { (id, inner.glance(id).await) }
+        });
+        let looked: Vec<_> = stream::iter(looks).buffer_unordered(8).collect().await;
+        self.heard = Timestamp::now();
+        let before = Arc::clone(&self.pictures.borrow().instances);
+        let mut after = (*before).clone();
+        for (id, instance) in looked {
+            match instance? {
+                Some((service, instance)) => {
+                    self.services.insert(service, id);
+                    after.insert(id, self.kept(&before, instance));
+                }
+                None => {
+                    after.remove(&id);
+                }
+            }
+        }
+        let same = before.len() == after.len() && before.iter().zip(&after).all(|((_, a), (_, b))| Arc::ptr_eq(a, b));
+        if !same {
+            self.pictures.send_modify(|picture| picture.instances = Arc::new(after));
+        }
+        Ok(())
+    }
+
+    async fn look_at_services(&mut self, services: BTreeSet<String>) -> Result<()> {
+        let mut ids = Vec::new();
+        for service in services {
+            match self.services.get(&service) {
+                Some(id) => ids.push(*id),
+                None => {
+                    let Some(id) = self.inner.whose(&service).await? else { continue };
+                    self.services.insert(service, id);
+                    ids.push(id);
+                }
+            }
+        }
+        self.look_at(ids).await
+    }
+
+    /// The instance as it was, when nothing but the time of the look is new.
+    fn kept(&mut self, before: &BTreeMap<InstanceId, Arc<Instance>>, instance: Instance) -> Arc<Instance> {
+        match before.get(&instance.id) {
+            Some(old) if same(old, &instance) => Arc::clone(old),
+            old => {
+                if old.is_none_or(|old| old.status != instance.status) {
+                    self.changed.insert(instance.id, Instant::now());
+                }
+                Arc::new(instance)
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// An instance as a list shows it, with the id of its service.
+    async fn glance(&self, id: InstanceId) -> Result<Option<(String, Instance)>> {
+        let Some(seen) = self.see(id).await? else { return Ok(None) };
+        let mut disk = facts::Disk::default();
+        if facts::label_of(&seen.service, label::STORAGE).is_none() {
+            let path = facts::data_source(&seen.service).unwrap_or_default().to_owned();
+            disk = self.storage.quotas(vec![path]).await.into_iter().next().unwrap_or_default();
+        }
+        let instance = facts::instance(&seen.service, &seen.tasks, disk, &self.config, Timestamp::now())?;
+        Ok(Some((seen.service_id().to_owned(), instance)))
+    }
+
+    /// The instance of a service. `None`: the service is gone, or no instance's.
+    async fn whose(&self, service: &str) -> Result<Option<InstanceId>> {
+        let Ok(name) = segment(service) else { return Ok(None) };
+        match self.wire.get_json(&format!("/services/{name}"), &[]).await {
+            Ok(service) => Ok(facts::id_of(&service).ok()),
+            Err(failure) if failure.is_missing() => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+}
+
+/// What an event of the daemon is worth: which service, and when.
+struct Event {
+    service: String,
+    time: Option<String>,
+}
+
+impl Event {
+    fn read(line: &[u8]) -> Option<Self> {
+        let event: Value = serde_json::from_slice(line).ok()?;
+        let nanos = event.get("timeNano").and_then(Value::as_i64);
+        Some(Self {
+            service: event.pointer("/Actor/ID")?.as_str()?.to_owned(),
+            time: nanos
+                .and_then(|nanos| Timestamp::from_nanosecond(i128::from(nanos)).ok())
+                .map(seconds),
+        })
+    }
+}
+
+/// A time as the API takes it: seconds with nine decimals.
+pub(crate) fn seconds(time: Timestamp) -> String {
+    format!("{}.{:09}", time.as_second(), time.subsec_nanosecond())
+}
+
+/// Equal but for when it was seen.
+fn same(a: &Instance, b: &Instance) -> bool {
+    let mut b = b.clone();
+    b.facts.observed_at = a.facts.observed_at;
+    b.provenance.observed_at = a.provenance.observed_at;
+    *a == b
+}
+
+/// One subscriber.
+struct Subscriber {
+    inner: Arc<Inner>,
+    filter: InstanceFilter,
+    pictures: Option<watch::Receiver<Picture>>,
+    delivered: BTreeMap<InstanceId, Arc<Instance>>,
+    stale: Option<Staleness>,
+    synced: u64,
+    queue: VecDeque<InstanceEvent>,
+}
+
+impl Subscriber {
+    async fn next(mut self) -> Option<(InstanceEvent, Self)> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some((event, self));
+            }
+            let picture = match &mut self.pictures {
+                None => {
+                    let mut pictures = Hub::subscribe(&self.inner);
+                    let picture = pictures.borrow_and_update().clone();
+                    self.synced = 0;
+                    self.pictures = Some(pictures);
+                    picture
+                }
+                Some(pictures) => match pictures.changed().await {
+                    Ok(()) => pictures.borrow_and_update().clone(),
+                    // The task that asks has gone with its runtime: start another.
+                    Err(_) => {
+                        self.pictures = None;
+                        let reason = "the watch was interrupted".to_owned();
+                        self.queue
+                            .push_back(InstanceEvent::Stale(Staleness::new(Timestamp::now(), reason)));
+                        continue;
+                    }
+                },
+            };
+            self.compare(&picture);
+        }
+    }
+
+    /// Queues how a picture differs from what was delivered.
+    fn compare(&mut self, picture: &Picture) {
+        if picture.synced == 0 && picture.stale.is_none() {
+            return;
+        }
+        // A picture that was never whole says nothing about absence.
+        if picture.synced > 0 {
+            for (id, instance) in picture.instances.iter() {
+                let known = self.delivered.get(id);
+                if known.is_some_and(|known| Arc::ptr_eq(known, instance)) {
+                    continue;
+                }
+                if self.filter.matches(instance) {
+                    self.delivered.insert(*id, Arc::clone(instance));
+                    self.queue
+                        .push_back(InstanceEvent::Applied(Box::new((**instance).clone())));
+                } else if known.is_some() {
+                    self.delivered.remove(id);
+                    self.queue
+                        .push_back(InstanceEvent::Deleted(Box::new((**instance).clone())));
+                }
+            }
+            let gone: Vec<InstanceId> = self
+                .delivered
+                .keys()
+                .filter(|id| !picture.instances.contains_key(id))
+                .copied()
+                .collect();
+            for id in gone {
+                if let Some(last) = self.delivered.remove(&id) {
+                    self.queue.push_back(InstanceEvent::Deleted(Box::new((*last).clone())));
+                }
+            }
+        }
+        if let Some(stale) = &picture.stale {
+            if self.stale.as_ref() != Some(stale) {
+                self.queue.push_back(InstanceEvent::Stale(stale.clone()));
+            }
+        } else if picture.synced > self.synced {
+            self.queue.push_back(InstanceEvent::Synced);
+            self.synced = picture.synced;
+        }
+        self.stale.clone_from(&picture.stale);
+    }
+}
+
+pub(crate) fn watch(inner: Arc<Inner>, filter: InstanceFilter) -> BoxStream<'static, InstanceEvent> {
+    let subscriber = Subscriber {
+        inner,
+        filter,
+        pictures: None,
+        delivered: BTreeMap::new(),
+        stale: None,
+        synced: 0,
+        queue: VecDeque::new(),
+    };
+    stream::unfold(subscriber, Subscriber::next).boxed()
+}
