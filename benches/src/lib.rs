@@ -173,7 +173,11 @@ impl Results {
         }
         for target in &self.targets {
             let mark = if target.holds { "ok  " } else { "MISS" };
-            let _ = writeln!(text, "{mark} {}: {} (at most {})", target.name, target.value, target.limit);
+            let _ = writeln!(
+                text,
+                "{mark} {}: {} (at most {})",
+                target.name, target.value, target.limit
+            );
         }
         for note in &self.notes {
             let _ = writeln!(text, "     {note}");
@@ -186,8 +190,10 @@ impl Results {
     /// # Errors
     /// When that fails.
     pub fn write(&self) -> std::io::Result<PathBuf> {
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
+            PathBuf::from,
+        );
         let directory = target.join("bench");
         std::fs::create_dir_all(&directory)?;
         let path = directory.join(format!("{}.json", self.platform));
@@ -197,7 +203,10 @@ impl Results {
 }
 
 fn line(row: &Row) -> String {
-    let memory = row.memory_bytes.map(|bytes| format!("{:.1} MiB", bytes_to_mib(bytes))).unwrap_or_default();
+    let memory = row
+        .memory_bytes
+        .map(|bytes| format!("{:.1} MiB", bytes_to_mib(bytes)))
+        .unwrap_or_default();
     format!(
         "{:<12} {:<9} {:>5} instances {:>9.2} ms median {:>9.2} ms p95 {:>7.1} requests {memory}",
         row.operation, row.way, row.instances, row.median_ms, row.p95_ms, row.requests
@@ -215,7 +224,15 @@ pub fn memory(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status
         .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .find_map(|line| {
+            line.strip_prefix(field)?
+                .strip_prefix(':')?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
         .unwrap_or(0)
         * 1024
 }
@@ -226,9 +243,11 @@ pub fn renamed(value: &Value, from: &str, to: &str) -> Value {
     match value {
         Value::String(text) => Value::String(text.replace(from, to)),
         Value::Array(items) => items.iter().map(|item| renamed(item, from, to)).collect(),
-        Value::Object(map) => {
-            Value::Object(map.iter().map(|(key, value)| (key.replace(from, to), renamed(value, from, to))).collect())
-        }
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .map(|(key, value)| (key.replace(from, to), renamed(value, from, to)))
+                .collect(),
+        ),
         other => other.clone(),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use saasodoo_core::{
     Bytes, EnsureOutcome, Ensured, Error, ErrorKind, Facts, Hold, Host, Instance, InstanceChange, InstanceId,
-    InstanceSpec, Power, Result, Retry, Transition, UpdateOptions,
+    InstanceSpec, Power, RESERVED_ENVIRONMENT, Result, Retry, Transition, UpdateOptions,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
@@ -25,7 +25,7 @@ use crate::names::{
     CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, QUIET, RESTARTED_AT, STORAGE, TRANSITION, VERSION,
     host_label,
 };
-use crate::observe::{data_claim, main_container};
+use crate::observe::{data_claim, main_container, revision_of};
 use crate::read::Live;
 use crate::route::{kind as route_kind, object as route_object, spec as route_spec};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
@@ -78,7 +78,7 @@ impl Inner {
     async fn update_once(&self, id: InstanceId, change: &InstanceChange, options: &UpdateOptions) -> Result<Ensured> {
         let mut live = self.live(id).await?;
         if let Some(revision) = &options.if_revision
-            && live.deployment.version() != revision
+            && revision_of(&live.deployment) != *revision
         {
             return Err(Error::conflict(
                 ["revision"],
@@ -516,6 +516,13 @@ pub(crate) fn checked(change: &InstanceChange) -> Result<()> {
         change.image.clone().map_or_else(|| "odoo".parse(), Ok)?,
     );
     plain.storage = change.storage.unwrap_or(plain.storage);
+    // Taking one of the platform's variables away is as harmful as setting it.
+    for name in change.environment.keys() {
+        let bare = name.as_str().strip_suffix("_FILE").unwrap_or(name.as_str());
+        if RESERVED_ENVIRONMENT.contains(&bare) {
+            return Err(Error::invalid("environment", format!("{name} is set by the platform")));
+        }
+    }
     change.apply_to(&plain)?.validate()
 }
 

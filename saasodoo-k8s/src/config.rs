@@ -110,7 +110,8 @@ pub enum RoutingTls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AdoptionSource {
-    /// A directory that is mounted on every node, such as a CephFS kernel mount.
+    /// A directory that is mounted on every node, such as a CephFS kernel mount. Where it is mounted beside this process
+    /// too, a directory that is not there is refused at once; else its pod waits for the mount.
     HostPath {
         /// The absolute path below which data directories lie.
         root: String,

@@ -59,27 +59,37 @@ impl Inner {
         let mut retained = None;
         if let Some(live) = found {
             if let Some(claim) = &live.claim {
-                retained = Some(self.keep(&live, claim, id).await?);
+                retained = self.keep(&live, claim, id).await?;
             }
             self.delete_workload(&live).await?;
             self.cache.deleted(self.instance(&live).id);
+        } else if doomed.is_none() {
+            let mut gone = Deleted::already_gone();
+            gone.retained = self.claims_of(id).await?.first().map(|claim| self.location(claim));
+            return Ok(gone);
         }
         let Some(doomed) = doomed else {
-            return Ok(if existed {
-                Deleted::done(retained, Vec::new())
-            } else {
-                Deleted::already_gone()
-            });
+            return Ok(Deleted::done(retained, Vec::new()));
         };
         let purged = self.purge(&doomed).await?;
         if purged.is_empty() && !existed {
             return Ok(Deleted::already_gone());
         }
-        Ok(Deleted::done(retained.filter(|_| purged.is_empty()), purged))
+        // The data of an adopted directory stays where it is, only its claim goes.
+        let adopted = doomed.iter().any(|object| object.adopted);
+        Ok(Deleted::done(retained.filter(|_| purged.is_empty() || adopted), purged))
+    }
+
+    fn location(&self, claim: &ClaimView) -> StorageLocation {
+        StorageLocation::Claim {
+            namespace: self.wire.namespace().to_owned(),
+            name: claim.name().to_owned(),
+            volume: claim.spec.volume_name.clone().filter(|volume| !volume.is_empty()),
+        }
     }
 
     /// Marks a claim that outlives its instance, so that it is found again without one.
-    async fn keep(&self, live: &Live, claim: &ClaimView, id: InstanceId) -> Result<StorageLocation> {
+    async fn keep(&self, live: &Live, claim: &ClaimView, id: InstanceId) -> Result<Option<StorageLocation>> {
         let mut labels = json!({});
         if claim.label(SHORT_ID).is_none() {
             // The guide's claims say nothing about whose they are.
@@ -93,12 +103,15 @@ impl Inner {
             "labels": labels,
             "annotations": {RETAINED_AT: Timestamp::now().to_string()},
         }});
-        let kept: ClaimView = self.wire.patch(&CLAIM, claim.name(), Merge::Json, &patch).await?;
-        Ok(StorageLocation::Claim {
-            namespace: self.wire.namespace().to_owned(),
-            name: kept.name().to_owned(),
-            volume: kept.spec.volume_name.clone().filter(|volume| !volume.is_empty()),
-        })
+        match self
+            .wire
+            .patch::<ClaimView>(&CLAIM, claim.name(), Merge::Json, &patch)
+            .await
+        {
+            Ok(kept) => Ok(Some(self.location(&kept))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes the Deployment and what belongs to it, and waits until no process and no object of it is left.
@@ -175,7 +188,11 @@ impl Inner {
                 .annotation(DATA)
                 .is_some_and(|data| data.starts_with("directory:"));
             let identity = ObjectIdentity::new(CLAIM.kind, claim.name(), claim.uid());
-            doomed.push(Doomed { kind: CLAIM, identity });
+            doomed.push(Doomed {
+                kind: CLAIM,
+                identity,
+                adopted,
+            });
             let volume = claim.spec.volume_name.as_deref().unwrap_or_default();
             if volume.is_empty() || adopted {
                 continue;
@@ -192,7 +209,11 @@ impl Inner {
             if bound && provisioned {
                 let text = |key: &str| metadata[key].as_str().unwrap_or_default().to_owned();
                 let identity = ObjectIdentity::new(VOLUME.kind, text("name"), text("uid"));
-                doomed.push(Doomed { kind: VOLUME, identity });
+                doomed.push(Doomed {
+                    kind: VOLUME,
+                    identity,
+                    adopted,
+                });
             }
         }
         Ok(doomed)
@@ -226,6 +247,7 @@ impl Inner {
                 left.push(Doomed {
                     kind: VOLUME,
                     identity: object.clone(),
+                    adopted: false,
                 });
             }
         }
@@ -262,7 +284,14 @@ impl Inner {
         match self.wire.patch::<Value>(&VOLUME, name, Merge::Json, &patch).await {
             Ok(_) => {}
             // Gone, or another volume of that name: the deletion that follows finds out by the UID.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Conflict) => return Ok(()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::InvalidInput
+                ) =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
         let gone = poll(PROVISIONER, || async {
@@ -289,6 +318,8 @@ impl Inner {
 pub(crate) struct Doomed {
     pub(crate) kind: Kind,
     pub(crate) identity: ObjectIdentity,
+    /// It leads to a directory that was there before.
+    pub(crate) adopted: bool,
 }
 
 /// True for a pod that belongs to the Deployment and may still have a process.

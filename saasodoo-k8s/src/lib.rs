@@ -20,6 +20,8 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+#[doc(hidden)]
+pub mod bench;
 mod builder;
 mod change;
 mod config;
@@ -33,6 +35,7 @@ mod facts;
 #[cfg(test)]
 mod facts_tests;
 mod health;
+mod ledger;
 mod logs;
 mod names;
 mod observe;

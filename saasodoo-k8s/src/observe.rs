@@ -15,7 +15,7 @@ use crate::convert::startup_budget;
 use crate::facts::facts;
 use crate::names::{
     ADDONS, CLAIM, CONTAINER, CUSTOM_DOMAINS, CUSTOMER, DATABASE, DATABASE_NAME, DEFAULT_REQUESTS, DISPLAY_NAME, HOSTS,
-    HTTP_PORT, ODOO_VERSION, STARTUP_SECONDS, STORAGE, SUBDOMAIN, id_of, is_ours,
+    HTTP_PORT, ODOO_VERSION, STARTUP_SECONDS, STORAGE, SUBDOMAIN, hash, id_of, is_ours,
 };
 use crate::views::{ClaimView, ContainerView, DeploymentView, PodView, ProbeView, View};
 
@@ -108,7 +108,7 @@ pub(crate) fn observe(
     let name = deployment.name();
     let internal = format!("http://{name}.{}.svc:{HTTP_PORT}", observer.namespace);
     let unparsed = reader.unparsed;
-    let mut provenance = Provenance::live(deployment.version(), now);
+    let mut provenance = Provenance::live(revision_of(deployment), now);
     provenance.source = source;
     provenance.created_at = deployment.created_at();
     provenance.origin = if is_ours(deployment) {
@@ -122,6 +122,16 @@ pub(crate) fn observe(
         .with_endpoints(Endpoints::new(Some(internal), hosts, observer.tls))
         .with_storage(storage)
         .with_unparsed(unparsed)
+}
+
+/// The revision of an instance: it changes when somebody changes the instance, and not with each report of the platform,
+/// as the server's own version does. The generation stands for the spec and the annotations.
+pub(crate) fn revision_of(deployment: &DeploymentView) -> String {
+    let mut text = deployment.uid().to_owned();
+    for (key, value) in deployment.metadata.labels.iter().flatten() {
+        text.push_str(&format!("\n{key}={value}"));
+    }
+    format!("{}-{}", deployment.metadata.generation.unwrap_or_default(), hash(&text))
 }
 
 /// Completes the observation of a guide's instance with the hosts of its route, which only that object has.

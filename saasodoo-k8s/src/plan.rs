@@ -64,8 +64,11 @@ impl Inner {
                 Ok(plan)
             }
             Operation::Delete(id) => {
-                let live = self.live(*id).await?;
-                self.plan_delete(*id, &live).await
+                // Deleting what is not there is not an error.
+                match self.find(*id).await? {
+                    Some(live) => self.plan_delete(*id, &live).await,
+                    None => Ok(Plan::nothing(*id)),
+                }
             }
             Operation::Purge(id) => self.plan_purge(*id).await,
             _ => Err(Error::unsupported(
@@ -168,7 +171,7 @@ impl Inner {
         let doomed = self.doomed(id, live.as_ref()).await?;
         let mut plan = match &live {
             Some(live) => self.plan_delete(id, live).await?,
-            None if doomed.is_empty() => return Err(Error::not_found(id)),
+            None if doomed.is_empty() => return Ok(Plan::nothing(id)),
             None => Plan::nothing(id),
         };
         let objects: Vec<ObjectIdentity> = doomed.into_iter().map(|object| object.identity).collect();

@@ -265,10 +265,10 @@ impl Listing {
 
 /// Pods by the id that they share with their Deployment.
 #[derive(Default)]
-struct Pods(HashMap<Option<InstanceId>, Vec<PodView>>);
+pub(crate) struct Pods(HashMap<Option<InstanceId>, Vec<PodView>>);
 
 impl Pods {
-    fn new(pods: Vec<PodView>) -> Self {
+    pub(crate) fn new(pods: Vec<PodView>) -> Self {
         let mut by_id: HashMap<_, Vec<PodView>> = HashMap::new();
         for pod in pods {
             by_id.entry(id_of(&pod)).or_default().push(pod);
@@ -276,7 +276,7 @@ impl Pods {
         Self(by_id)
     }
 
-    fn of(&self, deployment: &DeploymentView) -> Vec<&PodView> {
+    pub(crate) fn of(&self, deployment: &DeploymentView) -> Vec<&PodView> {
         let pods = self.0.get(&id_of(deployment)).into_iter().flatten();
         pods.filter(|pod| belongs(deployment, pod)).collect()
     }

@@ -21,8 +21,8 @@ use kube::Client;
 use kube::client::Body;
 use saasodoo_benches::{Results, Samples, Target, memory, millis, renamed};
 use saasodoo_core::{
-    Bytes, Config, CreateOptions, DynOrchestrator, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator as _,
-    InstanceOrchestratorExt as _, InstanceSpec,
+    Bytes, Config, CreateOptions, DynOrchestrator, InstanceEvent, InstanceFilter, InstanceId,
+    InstanceOrchestrator as _, InstanceOrchestratorExt as _, InstanceSpec,
 };
 use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
 use saasodoo_testkit::fixtures;
@@ -95,7 +95,11 @@ impl Cluster {
         let response = self.client.send(request).await?;
         let status = response.status();
         let bytes = response.into_body().collect_bytes().await?;
-        ensure!(status.is_success(), "{method} {path}: {status} {}", String::from_utf8_lossy(&bytes));
+        ensure!(
+            status.is_success(),
+            "{method} {path}: {status} {}",
+            String::from_utf8_lossy(&bytes)
+        );
         Ok(bytes.to_vec())
     }
 
@@ -125,7 +129,10 @@ impl Cluster {
             .storage_class(&"cephfs-saasodoo".parse()?)
             .base_domain("tenants.example".parse()?)
             .build();
-        Ok(KubernetesOrchestrator::builder(KubernetesConfig::new(common)).client(self.client.clone()).build().await?)
+        Ok(KubernetesOrchestrator::builder(KubernetesConfig::new(common))
+            .client(self.client.clone())
+            .build()
+            .await?)
     }
 }
 
@@ -160,14 +167,18 @@ async fn main() -> anyhow::Result<()> {
 /// Deletes the namespace and the volumes of its claims.
 async fn clean(cluster: &Cluster) -> anyhow::Result<()> {
     let volumes = cluster.json("GET", "/api/v1/persistentvolumes", None).await?;
-    cluster.raw("DELETE", &format!("/api/v1/namespaces/{}", cluster.namespace), None).await?;
+    cluster
+        .raw("DELETE", &format!("/api/v1/namespaces/{}", cluster.namespace), None)
+        .await?;
     for volume in volumes["items"].as_array().into_iter().flatten() {
         if volume["spec"]["claimRef"]["namespace"] == *cluster.namespace {
             let name = volume["metadata"]["name"].as_str().unwrap_or_default();
             if let Some(path) = volume["spec"]["hostPath"]["path"].as_str() {
                 let _ = std::fs::remove_dir_all(path);
             }
-            let _ = cluster.raw("DELETE", &format!("/api/v1/persistentvolumes/{name}"), None).await;
+            let _ = cluster
+                .raw("DELETE", &format!("/api/v1/persistentvolumes/{name}"), None)
+                .await;
         }
     }
     Ok(())
@@ -316,11 +327,16 @@ fn guide(id: &str) -> [Value; 4] {
 /// serves, so that no volumes are made.
 async fn populate(cluster: &Cluster, model: &InstanceSpec, present: usize, size: usize) -> anyhow::Result<()> {
     let name = model.object_name();
-    let mut deployment = cluster.json("GET", &format!("{}/{name}", cluster.deployments()), None).await?;
-    let mut claim = cluster.json("GET", &format!("{}/{name}-storage", cluster.claims()), None).await?;
+    let mut deployment = cluster
+        .json("GET", &format!("{}/{name}", cluster.deployments()), None)
+        .await?;
+    let mut claim = cluster
+        .json("GET", &format!("{}/{name}-storage", cluster.claims()), None)
+        .await?;
     for object in [&mut deployment, &mut claim] {
         let metadata = &object["metadata"];
-        let kept = json!({"name": metadata["name"], "labels": metadata["labels"], "annotations": metadata["annotations"]});
+        let kept =
+            json!({"name": metadata["name"], "labels": metadata["labels"], "annotations": metadata["annotations"]});
         object["metadata"] = kept;
         if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
             annotations.retain(|key, _| !key.contains("kubernetes.io/"));
@@ -370,8 +386,12 @@ async fn reading(
 
         let before = cluster.requests();
         let start = Instant::now();
-        cluster.json("GET", &format!("{}/{name}", cluster.deployments()), None).await?;
-        cluster.json("GET", &format!("{}?labelSelector={selector}", cluster.pods()), None).await?;
+        cluster
+            .json("GET", &format!("{}/{name}", cluster.deployments()), None)
+            .await?;
+        cluster
+            .json("GET", &format!("{}?labelSelector={selector}", cluster.pods()), None)
+            .await?;
         naive.push(start.elapsed());
         naive_requests += cluster.requests() - before;
     }
@@ -405,7 +425,10 @@ async fn transfer(cluster: &Cluster) -> anyhow::Result<usize> {
             bytes += page.len();
             // The token is near the start; the rest is not looked at.
             let head = String::from_utf8_lossy(&page[..page.len().min(2000)]).into_owned();
-            match head.split_once("\"continue\":\"").and_then(|(_, rest)| rest.split_once('"')) {
+            match head
+                .split_once("\"continue\":\"")
+                .and_then(|(_, rest)| rest.split_once('"'))
+            {
                 Some((next, _)) if !next.is_empty() => next.clone_into(&mut token),
                 _ => return anyhow::Ok(bytes),
             }
@@ -444,7 +467,9 @@ async fn listing(
     }
     results.row("list", "saasodoo", size, &ours, per(our_requests, ours.len()));
     results.row("list", "raw", size, &raw, per(raw_requests, raw.len()));
-    results.notes.push(format!("a list of {size} instances is {bytes} bytes"));
+    results
+        .notes
+        .push(format!("a list of {size} instances is {bytes} bytes"));
 
     // One list, then one read and one list of pods for each.
     let mut naive = Samples::default();
@@ -458,12 +483,26 @@ async fn listing(
             let metadata = &deployment["metadata"];
             let name = metadata["name"].as_str().unwrap_or_default();
             let id = metadata["labels"]["instance-id"].as_str().unwrap_or_default();
-            cluster.json("GET", &format!("{}/{name}", cluster.deployments()), None).await?;
-            cluster.json("GET", &format!("{}?labelSelector=instance-id%3D{id}", cluster.pods()), None).await?;
+            cluster
+                .json("GET", &format!("{}/{name}", cluster.deployments()), None)
+                .await?;
+            cluster
+                .json(
+                    "GET",
+                    &format!("{}?labelSelector=instance-id%3D{id}", cluster.pods()),
+                    None,
+                )
+                .await?;
         }
         naive.push(start.elapsed());
     }
-    results.row("list", "naive", size, &naive, per(cluster.requests() - before, repetitions));
+    results.row(
+        "list",
+        "naive",
+        size,
+        &naive,
+        per(cluster.requests() - before, repetitions),
+    );
     Ok(())
 }
 
@@ -477,14 +516,21 @@ async fn watching(cluster: &Cluster, size: usize, results: &mut Results) -> anyh
         let output = output.await??;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let seen: Value = serde_json::from_slice(&output.stdout)?;
-        ensure!(seen["instances"].as_u64() >= u64::try_from(size).ok(), "{seen} of {size}");
-        samples.push(Duration::from_secs_f64(seen["millis"].as_f64().unwrap_or_default() / 1000.0));
+        ensure!(
+            seen["instances"].as_u64() >= u64::try_from(size).ok(),
+            "{seen} of {size}"
+        );
+        samples.push(Duration::from_secs_f64(
+            seen["millis"].as_f64().unwrap_or_default() / 1000.0,
+        ));
         requests += seen["requests"].as_u64().unwrap_or_default();
         added.push(seen["added"].as_u64().unwrap_or_default());
     }
     added.sort_unstable();
     let median = added[added.len() / 2];
-    results.row("watch sync", "saasodoo", size, &samples, per(requests, samples.len())).memory_bytes = Some(median);
+    results
+        .row("watch sync", "saasodoo", size, &samples, per(requests, samples.len()))
+        .memory_bytes = Some(median);
     results.notes.push(format!(
         "a synchronised watch of {size} instances takes {} bytes of memory for each",
         median / u64::try_from(size.max(1))?
@@ -526,7 +572,9 @@ fn targets(options: &Options, results: &mut Results) {
         results.find(operation, way, size).map_or(f64::NAN, |row| row.median_ms)
     };
     let requests = |results: &Results, operation: &str, size: usize| {
-        results.find(operation, "saasodoo", size).map_or(f64::NAN, |row| row.requests)
+        results
+            .find(operation, "saasodoo", size)
+            .map_or(f64::NAN, |row| row.requests)
     };
     let mut targets = vec![Target::at_most(
         "create: median latency as a part of the naive way's",

@@ -18,6 +18,8 @@ mod report;
 mod report_html;
 mod run;
 mod table;
+#[cfg(test)]
+mod tests;
 mod wave;
 
 pub use engine::{Control, MigrationConfig, Migrator, MigratorBuilder, Progress};

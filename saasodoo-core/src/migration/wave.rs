@@ -145,9 +145,11 @@ impl<'a> Wave<'a> {
         let outcomes: Vec<(InstanceId, Outcome)> = stream::iter(order)
             .map(|id| async move {
                 let record = known.get(&id);
-                let fresh = record.is_none_or(|record| record.step.is_over());
+                let again = |record: &Record| self.options.retry && record.step == Step::RolledBack;
+                // What is over already says nothing about this run.
+                let fresh = record.is_none_or(again);
                 let held = control.order() != Order::Go || self.too_many_failed(tally);
-                if fresh && held && record.is_none_or(|record| self.options.retry && record.step == Step::RolledBack) {
+                if fresh && held {
                     return (id, Outcome::NotBegun);
                 }
                 let outcome = self.one(id, record, control).await;

@@ -483,10 +483,10 @@ impl State {
             if subscriber.filter.matches(&instance) {
                 let print = self.fingerprint(entry, &instance);
                 if subscriber.known.insert(name, print) != Some(print) {
-                    return Some(InstanceEvent::Applied(Box::new(self.from_cache(instance))));
+                    return Some(InstanceEvent::Applied(Box::new(self.marked(instance))));
                 }
             } else if subscriber.known.remove(&name).is_some() {
-                return Some(InstanceEvent::Deleted(Box::new(self.from_cache(instance))));
+                return Some(InstanceEvent::Deleted(Box::new(self.marked(instance))));
             }
         }
         if synced && subscriber.unsynced {
@@ -496,7 +496,7 @@ impl State {
         None
     }
 
-    fn from_cache(&self, mut instance: Instance) -> Instance {
+    fn marked(&self, mut instance: Instance) -> Instance {
         instance.provenance.source = saasodoo_core::Source::Cache;
         instance.provenance.observed_at = self.heard();
         instance
@@ -569,7 +569,7 @@ impl Watched for DeploymentView {
         let replaced = Self::find(state, self.name()).is_some_and(|old| old.uid() != self.uid());
         if replaced {
             // Deleted and made again while nobody looked.
-            Self::remove(&self.name().to_owned(), state, observe, now);
+            Self::remove(self.name(), state, observe, now);
         } else {
             unlink(state, self.name());
         }
@@ -603,7 +603,7 @@ impl Watched for DeploymentView {
         };
         let last = state
             .observe(entry, observe, now)
-            .map(|instance| state.from_cache(instance));
+            .map(|instance| state.marked(instance));
         unlink(state, name);
         let Some((name, entry)) = state.deployments.remove_entry(name) else {
             return;

@@ -776,7 +776,7 @@ mod random {
             }
             prop_assert!(picture.synced);
         }
-        let truth = api.list(&|d, p, c| observe(d, p, c, now()));
+        let truth = api.list(&Small);
         prop_assert_eq!(&seen.instances, &truth);
         prop_assert_eq!(&late.instances, &truth);
         Ok(())

@@ -16,11 +16,12 @@ use hyper::body::Frame;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::client::Body;
-use saasodoo_core::{Instance, InstanceStatus};
+use saasodoo_core::InstanceStatus;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::views::{ClaimView, DeploymentView, PodView, View as _};
+use crate::watch::Observe;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Line = Result<Frame<Bytes>, BoxError>;
@@ -316,10 +317,7 @@ impl FakeApi {
     }
 
     /// What a list would show, joined without any index.
-    pub(super) fn list(
-        &self,
-        observe: &dyn Fn(&DeploymentView, &[&PodView], Option<&ClaimView>) -> Option<Instance>,
-    ) -> BTreeMap<String, (String, InstanceStatus)> {
+    pub(super) fn list(&self, observe: &dyn Observe) -> BTreeMap<String, (String, InstanceStatus)> {
         fn all<T: serde::de::DeserializeOwned>(inner: &Inner, kind: &str) -> Vec<T> {
             let objects = inner.objects.get(kind).into_iter().flatten();
             objects
@@ -343,7 +341,7 @@ impl FakeApi {
                     .collect();
                 let claim = format!("{}-storage", deployment.name());
                 let claim = claims.iter().find(|other| other.name() == claim);
-                let instance = observe(deployment, &own, claim)?;
+                let instance = observe.observe(deployment, &own, claim, now())?;
                 Some((
                     instance.name.to_string(),
                     (instance.provenance.revision, instance.status),
