@@ -12,6 +12,7 @@ mod convert;
 mod convert_tests;
 mod create;
 mod delete;
+mod directory;
 mod error;
 mod facts;
 #[cfg(test)]
