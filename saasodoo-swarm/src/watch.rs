@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) struct Picture {
     pub(crate) lost: u64,
     /// How often it has become whole: `lost` times, and once more unless it is out of touch now.
     pub(crate) synced: u64,
+    /// The last look at everything that it contains.
+    pub(crate) look: u64,
 }
 
 impl Picture {
@@ -58,7 +61,15 @@ pub(crate) struct Hub(Mutex<Option<Running>>);
 
 struct Running {
     pictures: Weak<watch::Sender<Picture>>,
-    hints: mpsc::UnboundedSender<String>,
+    hints: mpsc::UnboundedSender<Hint>,
+    /// How many looks at everything have begun.
+    looks: Arc<AtomicU64>,
+}
+
+/// What is worth looking at now.
+enum Hint {
+    Service(String),
+    Everything,
 }
 
 impl fmt::Debug for Hub {
@@ -79,7 +90,7 @@ impl Hub {
     /// A service that this process has just changed.
     pub(crate) fn hint(&self, service: &str) {
         if let Some(running) = self.lock().as_ref() {
-            let _ = running.hints.send(service.to_owned());
+            let _ = running.hints.send(Hint::Service(service.to_owned()));
         }
     }
 
@@ -103,20 +114,28 @@ impl Hub {
         }
     }
 
-    fn subscribe(inner: &Arc<Inner>) -> watch::Receiver<Picture> {
+    /// The pictures, and the first look at everything that begins after this moment: what a subscriber is told first
+    /// must not be older than its subscription.
+    fn subscribe(inner: &Arc<Inner>) -> (watch::Receiver<Picture>, u64) {
         let mut running = inner.hub.lock();
-        if let Some(pictures) = running.as_ref().and_then(|running| running.pictures.upgrade()) {
-            return pictures.subscribe();
+        if let Some(running) = running.as_ref()
+            && let Some(pictures) = running.pictures.upgrade()
+        {
+            let look = running.looks.load(Ordering::SeqCst) + 1;
+            let _ = running.hints.send(Hint::Everything);
+            return (pictures.subscribe(), look);
         }
         let (sender, receiver) = watch::channel(Picture::default());
         let (hints, hinted) = mpsc::unbounded_channel();
         let sender = Arc::new(sender);
+        let looks = Arc::new(AtomicU64::new(0));
         *running = Some(Running {
             pictures: Arc::downgrade(&sender),
             hints,
+            looks: Arc::clone(&looks),
         });
-        tokio::spawn(Follower::new(Arc::clone(inner), sender, hinted).run());
-        receiver
+        tokio::spawn(Follower::new(Arc::clone(inner), sender, hinted, looks).run());
+        (receiver, 1)
     }
 }
 
@@ -124,7 +143,8 @@ impl Hub {
 struct Follower {
     inner: Arc<Inner>,
     pictures: Arc<watch::Sender<Picture>>,
-    hints: mpsc::UnboundedReceiver<String>,
+    hints: mpsc::UnboundedReceiver<Hint>,
+    looks: Arc<AtomicU64>,
     /// Instances by the id of their service.
     services: HashMap<String, InstanceId>,
     /// Since when an instance is as it is.
@@ -144,11 +164,17 @@ impl From<Error> for Lost {
 }
 
 impl Follower {
-    fn new(inner: Arc<Inner>, pictures: Arc<watch::Sender<Picture>>, hints: mpsc::UnboundedReceiver<String>) -> Self {
+    fn new(
+        inner: Arc<Inner>,
+        pictures: Arc<watch::Sender<Picture>>,
+        hints: mpsc::UnboundedReceiver<Hint>,
+        looks: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             inner,
             pictures,
             hints,
+            looks,
             services: HashMap::new(),
             changed: HashMap::new(),
             heard: Timestamp::now(),
@@ -212,6 +238,7 @@ impl Follower {
             let restless = self.restless();
             let next = if restless.is_empty() { whole } else { whole.min(fast) };
             let mut named = BTreeSet::new();
+            let mut everything = false;
             tokio::select! {
                 event = events.recv() => match event {
                     Some(Ok(event)) => {
@@ -225,16 +252,20 @@ impl Follower {
                     Some(Err(lost)) => return lost,
                     None => return Lost("the stream of events has ended".to_owned()),
                 },
-                Some(service) = self.hints.recv() => {
-                    named.insert(service);
-                    while let Ok(service) = self.hints.try_recv() {
-                        named.insert(service);
+                Some(hint) = self.hints.recv() => {
+                    let mut next = Some(hint);
+                    while let Some(hint) = next {
+                        match hint {
+                            Hint::Service(service) => drop(named.insert(service)),
+                            Hint::Everything => everything = true,
+                        }
+                        next = self.hints.try_recv().ok();
                     }
                 }
                 () = tokio::time::sleep_until(next) => {}
             }
             let now = Instant::now();
-            let looked = if now >= whole || named.len() > FEW {
+            let looked = if everything || now >= whole || named.len() > FEW {
                 whole = now + polling.slow;
                 fast = now + polling.fast;
                 self.look_at_everything().await
@@ -312,6 +343,7 @@ impl Follower {
     }
 
     async fn look_at_everything(&mut self) -> Result<()> {
+        let look = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
         let (instances, errors) = self.inner.see_all(label::ID).await?;
         for error in errors {
             tracing::warn!(%error, "a service cannot be watched");
@@ -326,9 +358,12 @@ impl Follower {
         self.changed.retain(|id, _| all.contains_key(id));
         self.services.retain(|_, id| all.contains_key(id));
         let same = before.len() == all.len() && before.iter().zip(&all).all(|((_, a), (_, b))| Arc::ptr_eq(a, b));
-        if !same {
-            self.pictures.send_modify(|picture| picture.instances = Arc::new(all));
-        }
+        self.pictures.send_modify(|picture| {
+            picture.look = look;
+            if !same {
+                picture.instances = Arc::new(all);
+            }
+        });
         Ok(())
     }
 
@@ -464,6 +499,8 @@ pub(crate) struct Compared {
     delivered: BTreeMap<InstanceId, Arc<Instance>>,
     lost: u64,
     synced: u64,
+    /// Pictures from before this look are older than the subscription.
+    look: u64,
 }
 
 impl Compared {
@@ -473,12 +510,14 @@ impl Compared {
             delivered: BTreeMap::new(),
             lost: 0,
             synced: 0,
+            look: 0,
         }
     }
 
-    /// Begins with the picture of another follower: its earlier losses are not this subscriber's.
-    fn restart(&mut self, picture: &Picture) {
-        self.synced = 0;
+    /// Begins with the picture of another follower: its earlier losses are not this subscriber's, and neither is what it
+    /// saw before this look.
+    pub(crate) fn restart(&mut self, picture: &Picture, look: u64) {
+        (self.synced, self.look) = (0, look);
         self.lost = if picture.out_of_touch().is_none() {
             picture.lost
         } else {
@@ -500,6 +539,9 @@ impl Compared {
         {
             events.push_back(InstanceEvent::Stale(stale.clone()));
             self.lost = picture.lost;
+        }
+        if picture.look < self.look {
+            return events;
         }
         // A picture that was never whole says nothing about absence.
         if picture.synced > 0 {
@@ -556,9 +598,9 @@ impl Subscriber {
             }
             let picture = match &mut self.pictures {
                 None => {
-                    let mut pictures = Hub::subscribe(&self.inner);
+                    let (mut pictures, look) = Hub::subscribe(&self.inner);
                     let picture = pictures.borrow_and_update().clone();
-                    self.compared.restart(&picture);
+                    self.compared.restart(&picture, look);
                     self.pictures = Some(pictures);
                     picture
                 }

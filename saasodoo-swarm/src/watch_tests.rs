@@ -26,6 +26,7 @@ fn picture(replicas: &[u64], lost: u64, synced: u64) -> Picture {
         instances: Arc::new(instances),
         lost,
         synced,
+        look: 1,
         stale: (lost > 0).then(|| Staleness::new(Timestamp::UNIX_EPOCH, "gone")),
     }
 }
@@ -84,4 +85,18 @@ fn leaving_the_filter_is_a_deletion() {
     assert_eq!(told(&mut compared, &picture(&[0], 0, 1)), ["applied", "synced"]);
     assert_eq!(told(&mut compared, &picture(&[1], 0, 1)), ["deleted"]);
     assert_eq!(told(&mut compared, &picture(&[0], 0, 1)), ["applied"]);
+}
+
+#[test]
+fn a_late_subscriber_is_told_nothing_older_than_its_subscription() {
+    let mut compared = Compared::new(InstanceFilter::all());
+    let old = picture(&[0], 0, 1);
+    compared.restart(&old, 2);
+    assert!(told(&mut compared, &old).is_empty());
+    let new = Picture {
+        look: 2,
+        ..picture(&[1], 0, 1)
+    };
+    assert_eq!(told(&mut compared, &new), ["applied", "synced"]);
+    assert!(compared.delivered_now().values().all(|seen| seen.replicas.desired == 1));
 }
