@@ -9,20 +9,18 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use kube::api::PropagationPolicy;
 use saasodoo_core::{
     CreateOptions, DataPath, DataPolicy, EnsureOutcome, Ensured, Error, ErrorKind, Host, InstanceId, InstanceSpec,
     Result, Retry,
 };
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::backend::Inner;
 use crate::config::AdoptionSource;
 use crate::convert::{Blueprint, Owner, adopted_volume_name, directory_record, secrets};
 use crate::error::unexpected;
-use crate::names::{CREATION, DATA, FULL_ID, HOSTS, MANAGED_BY, claim_name, host_label, id_of};
+use crate::ledger::{Ledger, Posted};
+use crate::names::{DATA, FULL_ID, HOSTS, MANAGED_BY, claim_name, host_label, id_of};
 use crate::observe::{data_claim, identity};
 use crate::read::{Live, of_instance};
 use crate::route::{RouteView, kind as route_kind};
@@ -37,63 +35,12 @@ const CLASS_SEEN: Duration = Duration::from_secs(300);
 /// A Deployment this young that is not complete may be in the making by another call, in seconds.
 const YOUNG: i64 = 30;
 
-/// What one call has made, or may have made: the answer to a request can be lost.
-#[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    creation: String,
-    entries: Mutex<Vec<Entry>>,
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    kind: Kind,
-    name: String,
-    /// `None` while the answer is not there.
-    uid: Option<String>,
-}
-
-impl Ledger {
-    pub(crate) fn new() -> Self {
-        Self {
-            creation: uuid::Uuid::new_v4().to_string(),
-            entries: Mutex::default(),
-        }
-    }
-
-    fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn intend(&self, kind: Kind, name: &str) {
-        let name = name.to_owned();
-        self.entries().push(Entry { kind, name, uid: None });
-    }
-
-    fn made(&self, kind: Kind, name: &str, uid: &str) {
-        for entry in self.entries().iter_mut().filter(|e| e.kind == kind && e.name == name) {
-            entry.uid = Some(uid.to_owned());
-        }
-    }
-
-    fn forget(&self, kind: Kind, name: &str) {
-        self.entries().retain(|entry| entry.kind != kind || entry.name != name);
-    }
-}
-
 /// The policies that this backend knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Data {
     New,
     Retained,
     Directory(DataPath),
-}
-
-/// The answer to the creation of one object.
-pub(crate) enum Posted<T> {
-    /// This call made it.
-    Made(T),
-    /// One of that name was there.
-    Exists,
 }
 
 impl Inner {
@@ -684,124 +631,6 @@ impl Inner {
         object
     }
 
-    /// Creates one object and records it. When the answer is lost, the object is looked for by this call's mark.
-    async fn post<T: DeserializeOwned>(
-        &self,
-        ledger: &Ledger,
-        kind: Kind,
-        name: &str,
-        object: &Value,
-    ) -> Result<Posted<T>> {
-        ledger.intend(kind, name);
-        let mut attempts = 0;
-        let error = loop {
-            attempts += 1;
-            match self.wire.create::<Value>(&kind, object).await {
-                Ok(made) => return made_of(ledger, kind, name, made),
-                // A quota's own bookkeeping ran into another request; nothing was made.
-                Err(error) if error.kind() == ErrorKind::Conflict && error.retry() != Retry::Never && attempts < 4 => {
-                    sleep(crate::wire::jittered(Duration::from_millis(200))).await;
-                }
-                Err(error) => break error,
-            }
-        };
-        if error.kind() == ErrorKind::Conflict {
-            ledger.forget(kind, name);
-            return Ok(Posted::Exists);
-        }
-        if error.retry() != Retry::OutcomeUnknown {
-            ledger.forget(kind, name);
-            return Err(error);
-        }
-        for pause in [0, 300, 1000, 3000] {
-            sleep(Duration::from_millis(pause)).await;
-            let Ok(Some(found)) = self.wire.get::<Value>(&kind, name).await else {
-                continue;
-            };
-            if found["metadata"]["annotations"][CREATION] == *ledger.creation {
-                return made_of(ledger, kind, name, found);
-            }
-            ledger.forget(kind, name);
-            return Ok(Posted::Exists);
-        }
-        Err(error)
-    }
-
-    /// Undoes what the ledger holds, and gives the error back with what could not be undone.
-    pub(crate) async fn rolled_back(&self, ledger: &Ledger, error: Error) -> Error {
-        let entries = ledger.entries().clone();
-        if entries.is_empty() {
-            return error;
-        }
-        let limit = self.wire.deadlines.cleanup;
-        let undone = tokio::time::timeout(limit, async {
-            // The Deployment first, so that no pod uses what goes after it. It takes along what it owns.
-            let first = entries.iter().filter(|entry| entry.kind == DEPLOYMENT);
-            let rest = entries.iter().filter(|entry| entry.kind != DEPLOYMENT);
-            let mut left = Vec::new();
-            for entry in first.chain(rest) {
-                if let Err(why) = self.undo(ledger, entry).await {
-                    tracing::error!(kind = entry.kind.kind, name = entry.name, error = %why, "not undone");
-                    left.push(format!("{} {}", entry.kind.kind, entry.name));
-                }
-            }
-            left
-        })
-        .await;
-        match undone {
-            Ok(left) if left.is_empty() => error,
-            Ok(left) => error.with_advice(format!("remove what could not be undone: {}", left.join(", "))),
-            Err(_) => error.with_advice(format!("undoing did not end within {} s", limit.as_secs())),
-        }
-    }
-
-    /// Deletes one object that this call made, and waits until it is gone.
-    async fn undo(&self, ledger: &Ledger, entry: &Entry) -> Result<()> {
-        let Entry { kind, name, uid } = entry;
-        let uid = match uid {
-            Some(uid) => uid.clone(),
-            None => match self.wire.get::<Stub>(kind, name).await? {
-                Some(stub) if stub.metadata.annotations.get(CREATION) == Some(&ledger.creation) => stub.metadata.uid,
-                _ => return Ok(()),
-            },
-        };
-        let propagation = if *kind == DEPLOYMENT {
-            PropagationPolicy::Foreground
-        } else {
-            PropagationPolicy::Background
-        };
-        let mut attempts = 0;
-        while let Err(error) = self.wire.delete(kind, name, &uid, propagation.clone()).await {
-            attempts += 1;
-            if attempts >= 5 || matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::Unauthorized) {
-                return Err(error);
-            }
-            sleep(crate::wire::jittered(Duration::from_millis(500))).await;
-        }
-        self.until_gone(kind, name, &uid, self.wire.deadlines.cleanup).await
-    }
-
-    /// Waits until an object is gone, or another one has its name.
-    pub(crate) async fn until_gone(&self, kind: &Kind, name: &str, uid: &str, limit: Duration) -> Result<()> {
-        let gone = poll(limit, || async {
-            let there = self.wire.get::<Stub>(kind, name).await;
-            match there {
-                Ok(Some(stub)) if stub.metadata.uid == uid => Ok(None),
-                Ok(_) => Ok(Some(())),
-                // A server that is away for a moment says nothing about the object.
-                Err(error) if matches!(error.retry(), Retry::After(_)) => Ok(None),
-                Err(error) => Err(error),
-            }
-        })
-        .await?;
-        gone.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Timeout,
-                format!("the {} {name} is not gone after {} s", kind.kind, limit.as_secs()),
-            )
-        })
-    }
-
     /// The name of the volume that would be made for a directory, for a plan.
     pub(crate) fn volume_of(&self, path: &DataPath) -> Option<String> {
         let source = self.config.adoption.as_ref()?;
@@ -814,14 +643,6 @@ impl Inner {
         claims.extend(named);
         Ok(of_instance(id, claims.clone()).pop().or_else(|| claims.pop()))
     }
-}
-
-fn made_of<T: DeserializeOwned>(ledger: &Ledger, kind: Kind, name: &str, made: Value) -> Result<Posted<T>> {
-    let uid = made["metadata"]["uid"].as_str().unwrap_or_default();
-    ledger.made(kind, name, uid);
-    serde_json::from_value(made)
-        .map(Posted::Made)
-        .map_err(|error| unexpected(format!("the server's answer is not understood: {error}")))
 }
 
 /// True for a Deployment whose spec nobody has changed since it was made and whose pod has never been ready.

@@ -35,6 +35,7 @@ mod facts;
 #[cfg(test)]
 mod facts_tests;
 mod health;
+mod ledger;
 mod logs;
 mod names;
 mod observe;

@@ -1,6 +1,9 @@
 //! Instances of the migration guide's Python client, adopted directories, and what happens when calls meet: on a real
 //! cluster.
 
+// The cluster is the one that KUBECONFIG names, as the testbed sets it.
+#![allow(clippy::disallowed_methods)]
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -460,8 +463,8 @@ async fn calls_that_meet_do_no_harm() {
         if orchestrator.exists(id).await.expect("an answer") {
             orchestrator.delete(id, DeleteOptions::retain()).await.expect("deleted");
         }
-        if let Ok(plan) = orchestrator.plan(&Operation::Purge(id)).await {
-            let token = plan.purge_token.expect("a token");
+        let plan = orchestrator.plan(&Operation::Purge(id)).await.expect("a plan");
+        if let Some(token) = plan.purge_token {
             orchestrator
                 .delete(id, DeleteOptions::purge(token))
                 .await

@@ -1,8 +1,12 @@
 //! What the tests against the testbed share.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
+
+pub mod proxy;
+pub mod recorder;
+pub mod subject;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use saasodoo_core::{
@@ -34,24 +38,25 @@ impl Drop for Root {
     }
 }
 
-pub fn host() -> DockerHost {
+/// The daemon's socket.
+pub fn socket() -> PathBuf {
     let text = variable("DOCKER_HOST");
-    DockerHost::Unix(text.strip_prefix("unix://").expect("the testbed's socket").into())
+    PathBuf::from(text.strip_prefix("unix://").expect("the testbed's socket"))
 }
 
-pub fn builder(root: &Root) -> SwarmBuilder {
+pub fn builder(root: &Path) -> SwarmBuilder {
     let config = Config::builder()
         .image(variable("SAASODOO_STUB_IMAGE").parse().expect("an image"))
         .base_domain("sw.example".parse().expect("a host"))
         .deadlines(Deadlines::default())
         .build();
     SwarmOrchestrator::builder(config)
-        .host(host())
-        .data_root(&root.0)
+        .host(DockerHost::Unix(socket()))
+        .data_root(root)
         .polling(Polling::new(Duration::from_millis(500), Duration::from_secs(3)))
 }
 
-pub fn orchestrator(root: &Root) -> SwarmOrchestrator {
+pub fn orchestrator(root: &Path) -> SwarmOrchestrator {
     builder(root).build().expect("the testbed's daemon")
 }
 
@@ -85,7 +90,7 @@ pub fn directory(location: Option<&StorageLocation>) -> PathBuf {
 /// the test fails.
 pub async fn on_testbed<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(SwarmOrchestrator, PathBuf) -> F) {
     let root = Root::new();
-    let swarm = orchestrator(&root);
+    let swarm = orchestrator(&root.0);
     let result = tokio::spawn(test(swarm.clone(), root.0.clone())).await;
     let left = swarm.list_all(InstanceFilter::all()).await.expect("a list");
     for instance in left {
