@@ -19,7 +19,7 @@ fn config() -> SwarmConfig {
 }
 
 /// The service that the Python code makes, byte for byte where it matters, as the daemon shows it afterwards.
-fn legacy(replicas: u64) -> Value {
+pub(crate) fn legacy(replicas: u64) -> Value {
     json!({
         "ID": "svc1", "Version": {"Index": 20},
         "CreatedAt": "2026-11-23T19:00:00.5Z", "UpdatedAt": "2026-11-23T19:00:00.6Z",
@@ -609,6 +609,10 @@ pub(crate) fn as_shown(body: &Value) -> Value {
 
 pub(crate) fn read_back(body: &Value, config: &SwarmConfig) -> saasodoo_core::Instance {
     instance(&as_shown(body), &[], Disk::default(), config, start()).expect("a service of ours")
+}
+
+pub(crate) fn read_service(service: &Value) -> saasodoo_core::Instance {
+    instance(service, &[], Disk::default(), &config(), start()).expect("a service")
 }
 
 pub(crate) fn spec() -> InstanceSpec {

@@ -12,6 +12,7 @@ mod convert;
 mod convert_tests;
 mod create;
 mod delete;
+mod directory;
 mod error;
 mod facts;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod health;
 mod logs;
 mod observed;
 mod plan;
+mod purge;
 mod read;
 mod storage;
 #[cfg(test)]
@@ -27,6 +29,8 @@ mod storage_tests;
 mod task;
 mod traefik;
 mod watch;
+#[cfg(test)]
+mod watch_tests;
 mod wire;
 
 pub use backend::SwarmOrchestrator;

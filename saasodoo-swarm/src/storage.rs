@@ -10,29 +10,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, unlinkat};
 use rustix::io::Errno;
 use saasodoo_core::{BackendKind, Bytes, Error, ErrorKind, InstanceId, ObjectIdentity, Result, Retry};
 use xattr::FileExt;
 
 use crate::config::QuotaPolicy;
+use crate::directory::{
+    ADOPTED, OWNER, PURGING, QUOTA, RETAINED, USED, check_free, fail, identity, inode, io_error, is_marked, mark,
+    missing, names, no_quota, number, text,
+};
 use crate::facts::Disk;
-
-const QUOTA: &str = "ceph.quota.max_bytes";
-const USED: &str = "ceph.dir.rbytes";
-/// The full id of the instance whose data it is.
-const OWNER: &str = "user.saasodoo.instance";
-/// The instance was deleted and its data kept.
-const RETAINED: &str = "user.saasodoo.retained";
-/// It was there before the instance: no purge takes it.
-const ADOPTED: &str = "user.saasodoo.adopted";
-/// A purge has begun: what is left is nobody's data any more.
-const PURGING: &str = "user.saasodoo.purging";
-
-/// How deep a purge goes down.
-const MAX_DEPTH: u32 = 256;
+use crate::purge::remove_children;
 
 /// The directory under which all data directories are.
 #[derive(Debug, Clone)]
@@ -524,152 +513,4 @@ impl DataRoot {
             Err(error) => Err(io_error(error.into(), &self.absolute(relative), "cannot be opened")),
         }
     }
-}
-
-/// Deletes what is in a directory, never what a link points at, and never across a mount.
-fn remove_children(dir: std::os::fd::BorrowedFd<'_>, device: u64, depth: u32) -> rustix::io::Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(Errno::NAMETOOLONG);
-    }
-    // A directory that is changed while it is read may show less than it has: read it until it is empty.
-    for _ in 0..64 {
-        let mut entries = Vec::new();
-        for entry in Dir::read_from(dir)? {
-            let name = entry?.file_name().to_owned();
-            if !matches!(name.to_bytes(), b"." | b"..") {
-                entries.push(name);
-            }
-        }
-        if entries.is_empty() {
-            return Ok(());
-        }
-        for name in entries {
-            let stat = match statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(error) => return Err(error),
-            };
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                unlinkat(dir, &name, AtFlags::empty())?;
-                continue;
-            }
-            if stat.st_dev != device {
-                return Err(Errno::XDEV);
-            }
-            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let child = openat(dir, &name, flags, Mode::empty())?;
-            if fstat(&child)?.st_dev != device {
-                return Err(Errno::XDEV);
-            }
-            remove_children(child.as_fd(), device, depth + 1)?;
-            drop(child);
-            unlinkat(dir, &name, AtFlags::REMOVEDIR)?;
-        }
-    }
-    Err(Errno::NOTEMPTY)
-}
-
-/// A directory that exists is free for an instance when it is empty and nobody else's.
-fn check_free(dir: &File, path: &Path, id: InstanceId) -> Result<()> {
-    let foreign = text(dir, OWNER).is_some_and(|owner| owner != id.to_string());
-    if foreign || is_marked(dir, RETAINED) || is_marked(dir, PURGING) || !is_empty(dir, path)? {
-        return Err(data_exists(path));
-    }
-    Ok(())
-}
-
-fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<String>> {
-    let failed = |error: Errno| io_error(error.into(), path, "cannot be read");
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if let Ok(name) = entry.file_name().to_str() {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
-}
-
-fn is_empty(dir: &File, path: &Path) -> Result<bool> {
-    let failed = |error: Errno| io_error(error.into(), path, "cannot be read");
-    for entry in Dir::read_from(dir).map_err(failed)? {
-        if !matches!(entry.map_err(failed)?.file_name().to_bytes(), b"." | b"..") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn inode(dir: &File, path: &Path) -> Result<u64> {
-    fstat(dir)
-        .map(|stat| stat.st_ino)
-        .map_err(|error| io_error(error.into(), path, "cannot be read"))
-}
-
-/// By inode, which CephFS never gives out twice; the device's number changes with every mount.
-fn identity(dir: &File, path: &Path) -> Result<ObjectIdentity> {
-    Ok(ObjectIdentity::new(
-        "Directory",
-        path.to_string_lossy(),
-        inode(dir, path)?.to_string(),
-    ))
-}
-
-fn number(dir: &File, name: &str) -> Option<u64> {
-    text(dir, name)?.parse().ok()
-}
-
-fn text(dir: &File, name: &str) -> Option<String> {
-    String::from_utf8(dir.get_xattr(name).ok()??).ok()
-}
-
-fn is_marked(dir: &File, name: &str) -> bool {
-    matches!(dir.get_xattr(name), Ok(Some(_)))
-}
-
-/// Marks are a help: a file system without them is no reason to fail.
-fn mark(dir: &File, name: &str, value: &str) {
-    if let Err(error) = dir.set_xattr(name, value.as_bytes()) {
-        tracing::debug!(name, %error, "the data directory takes no mark");
-    }
-}
-
-fn fail(kind: ErrorKind, message: String) -> Error {
-    Error::new(kind, message).with_backend(BackendKind::Swarm)
-}
-
-fn missing(path: &Path) -> Error {
-    fail(
-        ErrorKind::StorageMissing,
-        format!("there is no directory {}", path.display()),
-    )
-    .with_advice("look where the data is before anything else")
-}
-
-fn data_exists(path: &Path) -> Error {
-    Error::conflict(
-        ["storage"],
-        format!("{} exists already and nobody asked to adopt it", path.display()),
-    )
-    .with_backend(BackendKind::Swarm)
-    .with_advice("adopt the data, or purge it, before creating the instance")
-}
-
-fn no_quota(path: &Path, why: &str) -> Error {
-    fail(
-        ErrorKind::MissingPrerequisite,
-        format!("{} takes no quota: {why}", path.display()),
-    )
-    .with_field("storage")
-    .with_advice("mount CephFS at the data root, or configure best-effort quotas")
-}
-
-fn io_error(error: io::Error, path: &Path, what: &str) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::PermissionDenied => ErrorKind::Forbidden,
-        io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => ErrorKind::QuotaExceeded,
-        io::ErrorKind::NotFound => ErrorKind::StorageMissing,
-        _ => ErrorKind::Unavailable,
-    };
-    fail(kind, format!("{} {what}: {error}", path.display())).with_source(error)
 }

@@ -36,12 +36,20 @@ const LAST_BACKOFF: Duration = Duration::from_secs(10);
 
 /// All instances at one moment.
 #[derive(Debug, Clone, Default)]
-struct Picture {
-    instances: Arc<BTreeMap<InstanceId, Arc<Instance>>>,
-    /// Out of touch.
-    stale: Option<Staleness>,
-    /// How often the picture has become whole.
-    synced: u64,
+pub(crate) struct Picture {
+    pub(crate) instances: Arc<BTreeMap<InstanceId, Arc<Instance>>>,
+    /// The last time that it was out of touch.
+    pub(crate) stale: Option<Staleness>,
+    /// How often it has been out of touch.
+    pub(crate) lost: u64,
+    /// How often it has become whole: `lost` times, and once more unless it is out of touch now.
+    pub(crate) synced: u64,
+}
+
+impl Picture {
+    fn out_of_touch(&self) -> Option<&Staleness> {
+        self.stale.as_ref().filter(|_| self.synced <= self.lost)
+    }
 }
 
 /// Where subscribers find the one task that asks the daemon.
@@ -81,7 +89,7 @@ impl Hub {
             None => (HealthState::Ok, "nobody watches".to_owned()),
             Some(pictures) => {
                 let picture = pictures.borrow();
-                match &picture.stale {
+                match picture.out_of_touch() {
                     Some(stale) => (
                         HealthState::Degraded,
                         format!("out of touch since {}: {}", stale.since, stale.reason),
@@ -164,7 +172,14 @@ impl Follower {
             };
             tracing::warn!(reason = %lost.0, "the watch has lost its connection");
             let stale = Staleness::new(self.heard, lost.0);
-            self.pictures.send_modify(|picture| picture.stale = Some(stale));
+            self.pictures.send_modify(|picture| {
+                // Trying again and failing is the same absence.
+                if picture.out_of_touch().is_none() {
+                    picture.lost += 1;
+                }
+                picture.synced = picture.synced.min(picture.lost);
+                picture.stale = Some(stale);
+            });
             if connected.elapsed() > LAST_BACKOFF {
                 backoff = FIRST_BACKOFF;
             }
@@ -190,10 +205,7 @@ impl Follower {
         if let Err(error) = self.look_at_everything().await {
             return error.into();
         }
-        self.pictures.send_modify(|picture| {
-            picture.stale = None;
-            picture.synced += 1;
-        });
+        self.pictures.send_modify(|picture| picture.synced = picture.lost + 1);
         let mut whole = Instant::now() + polling.slow;
         let mut fast = Instant::now() + polling.fast;
         loop {
@@ -446,14 +458,93 @@ fn same(a: &Instance, b: &Instance) -> bool {
     *a == b
 }
 
+/// What one subscriber was told.
+pub(crate) struct Compared {
+    filter: InstanceFilter,
+    delivered: BTreeMap<InstanceId, Arc<Instance>>,
+    lost: u64,
+    synced: u64,
+}
+
+impl Compared {
+    pub(crate) fn new(filter: InstanceFilter) -> Self {
+        Self {
+            filter,
+            delivered: BTreeMap::new(),
+            lost: 0,
+            synced: 0,
+        }
+    }
+
+    /// Begins with the picture of another follower: its earlier losses are not this subscriber's.
+    fn restart(&mut self, picture: &Picture) {
+        self.synced = 0;
+        self.lost = if picture.out_of_touch().is_none() {
+            picture.lost
+        } else {
+            0
+        };
+    }
+
+    #[cfg(test)]
+    pub(crate) fn delivered_now(&self) -> Arc<BTreeMap<InstanceId, Arc<Instance>>> {
+        Arc::new(self.delivered.clone())
+    }
+
+    /// How a picture differs from what was told.
+    pub(crate) fn with(&mut self, picture: &Picture) -> VecDeque<InstanceEvent> {
+        let mut events = VecDeque::new();
+        // Whoever did not look in the meantime is told of an absence that is over, too.
+        if picture.lost > self.lost
+            && let Some(stale) = &picture.stale
+        {
+            events.push_back(InstanceEvent::Stale(stale.clone()));
+            self.lost = picture.lost;
+        }
+        // A picture that was never whole says nothing about absence.
+        if picture.synced > 0 {
+            self.differences(picture, &mut events);
+        }
+        if picture.synced > self.synced && picture.out_of_touch().is_none() {
+            events.push_back(InstanceEvent::Synced);
+            self.synced = picture.synced;
+        }
+        events
+    }
+
+    fn differences(&mut self, picture: &Picture, events: &mut VecDeque<InstanceEvent>) {
+        for (id, instance) in picture.instances.iter() {
+            let known = self.delivered.get(id);
+            if known.is_some_and(|known| Arc::ptr_eq(known, instance)) {
+                continue;
+            }
+            if self.filter.matches(instance) {
+                self.delivered.insert(*id, Arc::clone(instance));
+                events.push_back(InstanceEvent::Applied(Box::new((**instance).clone())));
+            } else if known.is_some() {
+                self.delivered.remove(id);
+                events.push_back(InstanceEvent::Deleted(Box::new((**instance).clone())));
+            }
+        }
+        let gone: Vec<InstanceId> = self
+            .delivered
+            .keys()
+            .filter(|id| !picture.instances.contains_key(id))
+            .copied()
+            .collect();
+        for id in gone {
+            if let Some(last) = self.delivered.remove(&id) {
+                events.push_back(InstanceEvent::Deleted(Box::new((*last).clone())));
+            }
+        }
+    }
+}
+
 /// One subscriber.
 struct Subscriber {
     inner: Arc<Inner>,
-    filter: InstanceFilter,
     pictures: Option<watch::Receiver<Picture>>,
-    delivered: BTreeMap<InstanceId, Arc<Instance>>,
-    stale: Option<Staleness>,
-    synced: u64,
+    compared: Compared,
     queue: VecDeque<InstanceEvent>,
 }
 
@@ -467,7 +558,7 @@ impl Subscriber {
                 None => {
                     let mut pictures = Hub::subscribe(&self.inner);
                     let picture = pictures.borrow_and_update().clone();
-                    self.synced = 0;
+                    self.compared.restart(&picture);
                     self.pictures = Some(pictures);
                     picture
                 }
@@ -483,64 +574,16 @@ impl Subscriber {
                     }
                 },
             };
-            self.compare(&picture);
+            self.queue = self.compared.with(&picture);
         }
-    }
-
-    /// Queues how a picture differs from what was delivered.
-    fn compare(&mut self, picture: &Picture) {
-        if picture.synced == 0 && picture.stale.is_none() {
-            return;
-        }
-        // A picture that was never whole says nothing about absence.
-        if picture.synced > 0 {
-            for (id, instance) in picture.instances.iter() {
-                let known = self.delivered.get(id);
-                if known.is_some_and(|known| Arc::ptr_eq(known, instance)) {
-                    continue;
-                }
-                if self.filter.matches(instance) {
-                    self.delivered.insert(*id, Arc::clone(instance));
-                    self.queue
-                        .push_back(InstanceEvent::Applied(Box::new((**instance).clone())));
-                } else if known.is_some() {
-                    self.delivered.remove(id);
-                    self.queue
-                        .push_back(InstanceEvent::Deleted(Box::new((**instance).clone())));
-                }
-            }
-            let gone: Vec<InstanceId> = self
-                .delivered
-                .keys()
-                .filter(|id| !picture.instances.contains_key(id))
-                .copied()
-                .collect();
-            for id in gone {
-                if let Some(last) = self.delivered.remove(&id) {
-                    self.queue.push_back(InstanceEvent::Deleted(Box::new((*last).clone())));
-                }
-            }
-        }
-        if let Some(stale) = &picture.stale {
-            if self.stale.as_ref() != Some(stale) {
-                self.queue.push_back(InstanceEvent::Stale(stale.clone()));
-            }
-        } else if picture.synced > self.synced {
-            self.queue.push_back(InstanceEvent::Synced);
-            self.synced = picture.synced;
-        }
-        self.stale.clone_from(&picture.stale);
     }
 }
 
 pub(crate) fn watch(inner: Arc<Inner>, filter: InstanceFilter) -> BoxStream<'static, InstanceEvent> {
     let subscriber = Subscriber {
         inner,
-        filter,
         pictures: None,
-        delivered: BTreeMap::new(),
-        stale: None,
-        synced: 0,
+        compared: Compared::new(filter),
         queue: VecDeque::new(),
     };
     stream::unfold(subscriber, Subscriber::next).boxed()

@@ -173,7 +173,11 @@ async fn the_quota_is_enforced_inside_the_container_and_grows() {
 }
 
 /// Waits for a cause in a watch, and says how long it took.
-async fn watched(swarm: &SwarmOrchestrator, id: InstanceId, fits: impl Fn(&Instance) -> bool + Send) -> Duration {
+async fn watched(
+    swarm: &SwarmOrchestrator,
+    id: InstanceId,
+    fits: impl Fn(&Instance) -> bool + Send + Sync,
+) -> Duration {
     use futures::StreamExt;
     let mut events = swarm.watch(saasodoo_core::InstanceFilter::id(id));
     let begun = Instant::now();

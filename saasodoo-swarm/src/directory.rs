@@ -1,0 +1,127 @@
+//! One open directory: its marks and numbers, and what goes wrong with it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Dir, fstat};
+use rustix::io::Errno;
+use saasodoo_core::{BackendKind, Error, ErrorKind, InstanceId, ObjectIdentity, Result};
+use xattr::FileExt;
+
+pub(crate) const QUOTA: &str = "ceph.quota.max_bytes";
+pub(crate) const USED: &str = "ceph.dir.rbytes";
+/// The full id of the instance whose data it is.
+pub(crate) const OWNER: &str = "user.saasodoo.instance";
+/// The instance was deleted and its data kept.
+pub(crate) const RETAINED: &str = "user.saasodoo.retained";
+/// It was there before the instance: no purge takes it.
+pub(crate) const ADOPTED: &str = "user.saasodoo.adopted";
+/// A purge has begun: what is left is nobody's data any more.
+pub(crate) const PURGING: &str = "user.saasodoo.purging";
+
+/// A directory that exists is free for an instance when it is empty and nobody else's.
+pub(crate) fn check_free(dir: &File, path: &Path, id: InstanceId) -> Result<()> {
+    let foreign = text(dir, OWNER).is_some_and(|owner| owner != id.to_string());
+    if foreign || is_marked(dir, RETAINED) || is_marked(dir, PURGING) || !is_empty(dir, path)? {
+        return Err(data_exists(path));
+    }
+    Ok(())
+}
+
+pub(crate) fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<String>> {
+    let failed = |error: Errno| io_error(error.into(), path, "cannot be read");
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if let Ok(name) = entry.file_name().to_str() {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+pub(crate) fn is_empty(dir: &File, path: &Path) -> Result<bool> {
+    let failed = |error: Errno| io_error(error.into(), path, "cannot be read");
+    for entry in Dir::read_from(dir).map_err(failed)? {
+        if !matches!(entry.map_err(failed)?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+pub(crate) fn inode(dir: &File, path: &Path) -> Result<u64> {
+    fstat(dir)
+        .map(|stat| stat.st_ino)
+        .map_err(|error| io_error(error.into(), path, "cannot be read"))
+}
+
+/// By inode, which CephFS never gives out twice; the device's number changes with every mount.
+pub(crate) fn identity(dir: &File, path: &Path) -> Result<ObjectIdentity> {
+    Ok(ObjectIdentity::new(
+        "Directory",
+        path.to_string_lossy(),
+        inode(dir, path)?.to_string(),
+    ))
+}
+
+pub(crate) fn number(dir: &File, name: &str) -> Option<u64> {
+    text(dir, name)?.parse().ok()
+}
+
+pub(crate) fn text(dir: &File, name: &str) -> Option<String> {
+    String::from_utf8(dir.get_xattr(name).ok()??).ok()
+}
+
+pub(crate) fn is_marked(dir: &File, name: &str) -> bool {
+    matches!(dir.get_xattr(name), Ok(Some(_)))
+}
+
+/// Marks are a help: a file system without them is no reason to fail.
+pub(crate) fn mark(dir: &File, name: &str, value: &str) {
+    if let Err(error) = dir.set_xattr(name, value.as_bytes()) {
+        tracing::debug!(name, %error, "the data directory takes no mark");
+    }
+}
+
+pub(crate) fn fail(kind: ErrorKind, message: String) -> Error {
+    Error::new(kind, message).with_backend(BackendKind::Swarm)
+}
+
+pub(crate) fn missing(path: &Path) -> Error {
+    fail(
+        ErrorKind::StorageMissing,
+        format!("there is no directory {}", path.display()),
+    )
+    .with_advice("look where the data is before anything else")
+}
+
+pub(crate) fn data_exists(path: &Path) -> Error {
+    Error::conflict(
+        ["storage"],
+        format!("{} exists already and nobody asked to adopt it", path.display()),
+    )
+    .with_backend(BackendKind::Swarm)
+    .with_advice("adopt the data, or purge it, before creating the instance")
+}
+
+pub(crate) fn no_quota(path: &Path, why: &str) -> Error {
+    fail(
+        ErrorKind::MissingPrerequisite,
+        format!("{} takes no quota: {why}", path.display()),
+    )
+    .with_field("storage")
+    .with_advice("mount CephFS at the data root, or configure best-effort quotas")
+}
+
+pub(crate) fn io_error(error: io::Error, path: &Path, what: &str) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => ErrorKind::Forbidden,
+        io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => ErrorKind::QuotaExceeded,
+        io::ErrorKind::NotFound => ErrorKind::StorageMissing,
+        _ => ErrorKind::Unavailable,
+    };
+    fail(kind, format!("{} {what}: {error}", path.display())).with_source(error)
+}
