@@ -27,7 +27,11 @@ struct Bed {
 
 impl Bed {
     async fn new(namespace: &str) -> Self {
-        let client = kube::Client::try_default().await.expect("a cluster");
+        let path = std::env::var_os("KUBECONFIG").expect("a cluster in KUBECONFIG");
+        let kubeconfig = kube::config::Kubeconfig::read_from(path).expect("a kubeconfig");
+        let options = kube::config::KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
+        let client = kube::Client::try_from(config.expect("a cluster")).expect("a client");
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).expect("a namespace");
         match namespaces.create(&PostParams::default(), &object).await {

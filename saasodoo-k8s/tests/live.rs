@@ -38,7 +38,7 @@ async fn until(
     orchestrator: &DynOrchestrator,
     id: InstanceId,
     what: &str,
-    fits: impl Fn(&Instance) -> bool,
+    fits: impl Fn(&Instance) -> bool + Send + Sync,
 ) -> Instance {
     let begun = Instant::now();
     loop {
@@ -80,7 +80,7 @@ async fn the_contract_holds() {
         let concurrency = std::env::var("SAASODOO_CONCURRENCY")
             .ok()
             .and_then(|n| n.parse().ok())
-            .unwrap_or(6);
+            .unwrap_or(8);
         let report = Runner::new(Arc::new(subject)).concurrency(concurrency).run().await;
         report.write().expect("the result file");
         println!("{report}");

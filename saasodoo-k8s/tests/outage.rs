@@ -62,7 +62,7 @@ impl Picture {
         &mut self,
         events: &mut BoxStream<'static, InstanceEvent>,
         what: &str,
-        fits: impl Fn(&Self) -> bool,
+        fits: impl Fn(&Self) -> bool + Send + Sync,
     ) {
         let waited = timeout(LONG, async {
             while !fits(self) {

@@ -19,6 +19,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Request;
 use kube::Client;
 use kube::client::Body;
+use kube::config::KubeConfigOptions;
 use saasodoo_benches::{Results, Samples, Target, memory, millis, renamed};
 use saasodoo_core::{
     Bytes, Config, CreateOptions, DynOrchestrator, InstanceEvent, InstanceFilter, InstanceId,
@@ -62,7 +63,9 @@ struct Cluster {
 
 impl Cluster {
     async fn connect(namespace: String) -> anyhow::Result<Self> {
-        let mut config = kube::Config::infer().await.context("KUBECONFIG")?;
+        let path = std::env::var_os("KUBECONFIG").context("KUBECONFIG names no cluster")?;
+        let kubeconfig = kube::config::Kubeconfig::read_from(path)?;
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         config.default_retry = false;
         let inner = Client::try_from(config)?;
         let count = Arc::new(AtomicU64::new(0));

@@ -59,10 +59,17 @@ impl Raw {
         stream.write_all(body.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").context("no end of the headers")?;
+        let end = answer
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")
+            .context("no end of the headers")?;
         let status = String::from_utf8_lossy(&answer[..end.min(12)]).into_owned();
         let body = answer.split_off(end + 4);
-        ensure!(status.contains(" 2"), "{method} {target}: {status} {}", String::from_utf8_lossy(&body));
+        ensure!(
+            status.contains(" 2"),
+            "{method} {target}: {status} {}",
+            String::from_utf8_lossy(&body)
+        );
         Ok(body)
     }
 
@@ -126,7 +133,10 @@ impl Bench {
     }
 
     async fn services(&self) -> anyhow::Result<Vec<Value>> {
-        let services = self.raw.json("GET", &format!("/services?{}", filter("label", &self.label())), None).await?;
+        let services = self
+            .raw
+            .json("GET", &format!("/services?{}", filter("label", &self.label())), None)
+            .await?;
         Ok(services.as_array().cloned().unwrap_or_default())
     }
 
@@ -135,11 +145,17 @@ impl Bench {
         let mut secrets = Vec::new();
         let services = self.services().await?;
         for service in &services {
-            for secret in service["Spec"]["TaskTemplate"]["ContainerSpec"]["Secrets"].as_array().into_iter().flatten() {
+            for secret in service["Spec"]["TaskTemplate"]["ContainerSpec"]["Secrets"]
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
                 secrets.extend(secret["SecretID"].as_str().map(|id| format!("/secrets/{id}")));
             }
         }
-        let services = services.iter().filter_map(|service| Some(format!("/services/{}", service["ID"].as_str()?)));
+        let services = services
+            .iter()
+            .filter_map(|service| Some(format!("/services/{}", service["ID"].as_str()?)));
         for targets in [services.collect::<Vec<_>>(), secrets] {
             stream::iter(targets)
                 .map(|target| async move { self.raw.send("DELETE", &target, None).await })
@@ -203,8 +219,20 @@ async fn creation(bench: &Bench, options: &Options, results: &mut Results) -> an
         bench.raw.send("POST", "/services/create", Some(&copy)).await?;
         raw.push(start.elapsed());
     }
-    results.row("create", "saasodoo", 0, &ours, per(bench.swarm.requests() - before, ours.len()));
-    results.row("create", "raw", 0, &raw, per(bench.raw.requests() - raw_before, raw.len()));
+    results.row(
+        "create",
+        "saasodoo",
+        0,
+        &ours,
+        per(bench.swarm.requests() - before, ours.len()),
+    );
+    results.row(
+        "create",
+        "raw",
+        0,
+        &raw,
+        per(bench.raw.requests() - raw_before, raw.len()),
+    );
     Ok(model)
 }
 
@@ -220,7 +248,9 @@ fn copied(body: &Value, model: &InstanceSpec) -> Value {
 async fn populate(bench: &Bench, model: &InstanceSpec, size: usize) -> anyhow::Result<()> {
     let services = bench.services().await?;
     let body = services.first().context("a service to copy")?;
-    let id = body["Spec"]["Labels"]["saasodoo.instance.id"].as_str().context("an id")?;
+    let id = body["Spec"]["Labels"]["saasodoo.instance.id"]
+        .as_str()
+        .context("an id")?;
     let mut source = model.clone();
     source.id = id.parse()?;
     let body = &body["Spec"];
@@ -244,11 +274,26 @@ async fn reading(bench: &Bench, model: &InstanceSpec, size: usize, results: &mut
         ours.push(start.elapsed());
         let start = Instant::now();
         bench.raw.json("GET", &format!("/services/{name}"), None).await?;
-        bench.raw.json("GET", &format!("/tasks?{}", filter("service", name.as_str())), None).await?;
+        bench
+            .raw
+            .json("GET", &format!("/tasks?{}", filter("service", name.as_str())), None)
+            .await?;
         naive.push(start.elapsed());
     }
-    results.row("get", "saasodoo", size, &ours, per(bench.swarm.requests() - before, ours.len()));
-    results.row("get", "naive", size, &naive, per(bench.raw.requests() - naive_before, naive.len()));
+    results.row(
+        "get",
+        "saasodoo",
+        size,
+        &ours,
+        per(bench.swarm.requests() - before, ours.len()),
+    );
+    results.row(
+        "get",
+        "naive",
+        size,
+        &naive,
+        per(bench.raw.requests() - naive_before, naive.len()),
+    );
     Ok(())
 }
 
@@ -268,7 +313,10 @@ async fn listing(bench: &Bench, size: usize, results: &mut Results) -> anyhow::R
     for _ in 0..10 {
         let start = Instant::now();
         let (services, tasks) = (format!("/services?{label}"), format!("/tasks?{label}"));
-        futures::try_join!(bench.raw.send("GET", &services, None), bench.raw.send("GET", &tasks, None))?;
+        futures::try_join!(
+            bench.raw.send("GET", &services, None),
+            bench.raw.send("GET", &tasks, None)
+        )?;
         raw.push(start.elapsed());
     }
     results.row("list", "raw", size, &raw, per(bench.raw.requests() - before, raw.len()));
@@ -283,11 +331,20 @@ async fn listing(bench: &Bench, size: usize, results: &mut Results) -> anyhow::R
         let start = Instant::now();
         for name in &names {
             bench.raw.json("GET", &format!("/services/{name}"), None).await?;
-            bench.raw.json("GET", &format!("/tasks?{}", filter("service", name)), None).await?;
+            bench
+                .raw
+                .json("GET", &format!("/tasks?{}", filter("service", name)), None)
+                .await?;
         }
         naive.push(start.elapsed());
     }
-    results.row("list", "naive", size, &naive, per(bench.raw.requests() - before, naive.len()));
+    results.row(
+        "list",
+        "naive",
+        size,
+        &naive,
+        per(bench.raw.requests() - before, naive.len()),
+    );
     Ok(())
 }
 
@@ -327,9 +384,10 @@ fn targets(options: &Options, results: &mut Results) {
             results.targets.push(target);
         }
     }
-    if let (Some(ours), Some(naive)) =
-        (results.find("list", "saasodoo", largest), results.find("list", "naive", largest))
-    {
+    if let (Some(ours), Some(naive)) = (
+        results.find("list", "saasodoo", largest),
+        results.find("list", "naive", largest),
+    ) {
         let target = Target::at_most(
             format!("a list of {largest} against the naive one"),
             ours.median_ms / naive.median_ms.max(0.001),
@@ -337,10 +395,14 @@ fn targets(options: &Options, results: &mut Results) {
         );
         results.targets.push(target);
     }
-    if let (Some(ours), Some(raw)) = (results.find("list", "saasodoo", largest), results.find("list", "raw", largest)) {
+    if let (Some(ours), Some(raw)) = (
+        results.find("list", "saasodoo", largest),
+        results.find("list", "raw", largest),
+    ) {
         let overhead = Duration::from_secs_f64((ours.median_ms - raw.median_ms).max(0.0) / 1e3);
-        results
-            .notes
-            .push(format!("a list of {largest} takes {:.1} ms more than its transfer", millis(overhead)));
+        results.notes.push(format!(
+            "a list of {largest} takes {:.1} ms more than its transfer",
+            millis(overhead)
+        ));
     }
 }

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::forward::adopt;
+use super::preflight;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Mutation, Side, Tenancy};
 use crate::{DeleteOptions, ErrorKind, InstanceStatus, Power};
@@ -48,7 +49,7 @@ impl Run<'_> {
                     self.suspend_and_see(Side::Target).await?;
                     self.note("the source's objects are gone, and are made again on the same data")
                         .await?;
-                    let spec = self.m.secrets.complete(inventory.spec.clone()).await?;
+                    let spec = preflight::complete(self.m, &inventory).await?;
                     let options = adopt(&inventory);
                     let answer = self
                         .mutate(Side::Source, Mutation::Create, |o, _| async move {

@@ -77,7 +77,7 @@ impl Run<'_> {
                 }
                 Presence::Absent => {}
             }
-            let spec = self.m.secrets.complete(inventory.spec.clone()).await?;
+            let spec = preflight::complete(self.m, &inventory).await?;
             let options = adopt(&inventory);
             let answer = self
                 .mutate(Side::Target, Mutation::Create, |o, _| async move {

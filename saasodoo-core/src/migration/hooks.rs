@@ -1,13 +1,14 @@
 //! What a migration needs to know from outside: where data is, what the secrets are, whether Odoo answers, and how
 //! visitors are sent to the other side.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::Side;
+use super::{Record, Side};
 use crate::{
     DataPath, Error, ErrorKind, HealthCheck, Instance, InstanceId, InstanceSpec, OperationKind, Result, StorageLocation,
 };
@@ -76,6 +77,36 @@ impl DataLocator for RootedData {
     }
 }
 
+/// Finds the data of instances that were migrated before by what was recorded then, and of the others as
+/// [`RootedData`] does. A Kubernetes claim does not tell which directory it stands for; the journal of the migration
+/// that made it does.
+#[derive(Debug, Clone)]
+pub struct RecordedData {
+    known: BTreeMap<InstanceId, DataPath>,
+    rest: RootedData,
+}
+
+impl RecordedData {
+    /// The data that these records are about, and for the rest of the instances what lies under the root.
+    #[must_use]
+    pub fn of(records: &[Record], rest: RootedData) -> Self {
+        let known = records
+            .iter()
+            .filter_map(|record| Some((record.instance, record.inventory.as_ref()?.data.clone())))
+            .collect();
+        Self { known, rest }
+    }
+}
+
+impl DataLocator for RecordedData {
+    fn locate(&self, instance: &Instance) -> Result<DataPath> {
+        match (&instance.storage.location, self.known.get(&instance.id)) {
+            (Some(StorageLocation::Claim { .. }), Some(path)) => Ok(path.clone()),
+            _ => self.rest.locate(instance),
+        }
+    }
+}
+
 /// Completes a spec that was read back from a platform with the secrets that were withheld.
 #[async_trait]
 pub trait SecretSource: fmt::Debug + Send + Sync + 'static {
@@ -99,7 +130,7 @@ impl SecretSource for NoSecrets {
 
 /// Takes secrets from specs that the caller has in full, such as those of the service's own database.
 #[derive(Debug, Clone, Default)]
-pub struct KnownSecrets(std::collections::BTreeMap<InstanceId, InstanceSpec>);
+pub struct KnownSecrets(BTreeMap<InstanceId, InstanceSpec>);
 
 impl KnownSecrets {
     /// The secrets of these specs.
@@ -112,21 +143,25 @@ impl KnownSecrets {
 #[async_trait]
 impl SecretSource for KnownSecrets {
     async fn complete(&self, mut spec: InstanceSpec) -> Result<InstanceSpec> {
-        let Some(known) = self.0.get(&spec.id) else {
-            return Ok(spec);
-        };
-        if let (Some(database), Some(known)) = (&mut spec.database, &known.database)
-            && database.password.is_withheld()
-        {
-            database.password = known.password.clone();
-            database.user = database.user.take().or_else(|| known.user.clone());
-        }
-        if let (Some(admin), Some(known)) = (&mut spec.admin, &known.admin)
-            && admin.password.is_withheld()
-        {
-            admin.password = known.password.clone();
+        if let Some(known) = self.0.get(&spec.id) {
+            fill_in(&mut spec, known);
         }
         Ok(spec)
+    }
+}
+
+/// Takes withheld secrets from another spec of the same instance.
+pub(super) fn fill_in(spec: &mut InstanceSpec, known: &InstanceSpec) {
+    if let (Some(database), Some(known)) = (&mut spec.database, &known.database)
+        && database.password.is_withheld()
+    {
+        database.password = known.password.clone();
+        database.user = database.user.take().or_else(|| known.user.clone());
+    }
+    if let (Some(admin), Some(known)) = (&mut spec.admin, &known.admin)
+        && admin.password.is_withheld()
+    {
+        admin.password = known.password.clone();
     }
 }
 

@@ -9,6 +9,7 @@ mod back;
 mod engine;
 mod forward;
 mod hooks;
+mod http_probe;
 mod journal;
 mod journal_file;
 mod journal_objects;
@@ -24,9 +25,10 @@ mod wave;
 
 pub use engine::{Control, MigrationConfig, Migrator, MigratorBuilder, Progress};
 pub use hooks::{
-    Clock, DataLocator, KnownSecrets, NoProbe, NoRoute, NoSecrets, PlacementSwitch, PreflightCheck, Probe, RootedData,
-    RouteSwitch, SecretSource,
+    Clock, DataLocator, KnownSecrets, NoProbe, NoRoute, NoSecrets, PlacementSwitch, PreflightCheck, Probe,
+    RecordedData, RootedData, RouteSwitch, SecretSource,
 };
+pub use http_probe::HttpProbe;
 pub use journal::{Journal, MemoryJournal};
 pub use journal_file::FileJournal;
 pub use journal_objects::ObjectJournal;

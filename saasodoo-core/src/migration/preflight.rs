@@ -129,8 +129,23 @@ async fn target_accepts(m: &Inner, inventory: &Inventory) -> HealthCheck {
     }
 }
 
+/// The spec with its secrets: from the hook, and what that leaves open from the source, which shows those that it
+/// keeps in plain view. A journal never has them.
+pub(super) async fn complete(m: &Inner, inventory: &Inventory) -> Result<crate::InstanceSpec> {
+    let mut spec = m.secrets.complete(inventory.spec.clone()).await?;
+    let open = spec
+        .database
+        .as_ref()
+        .is_some_and(|database| database.password.is_withheld())
+        || spec.admin.as_ref().is_some_and(|admin| admin.password.is_withheld());
+    if open && let Ok(source) = super::forward::bounded(m.config.call, m.source.get(spec.id)).await {
+        super::hooks::fill_in(&mut spec, &source.spec);
+    }
+    Ok(spec)
+}
+
 async fn creation_plan(m: &Inner, inventory: &Inventory) -> Result<Plan> {
-    let spec = m.secrets.complete(inventory.spec.clone()).await?;
+    let spec = complete(m, inventory).await?;
     let operation = creation(inventory, spec);
     super::forward::bounded(m.config.call, m.target.plan(&operation)).await
 }

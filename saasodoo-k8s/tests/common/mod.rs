@@ -28,7 +28,11 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The client's configuration, from `KUBECONFIG`. Retries are the library's own business.
 pub(crate) async fn client_config() -> kube::Config {
-    let mut config = kube::Config::infer().await.expect("a cluster in KUBECONFIG");
+    let path = std::env::var_os("KUBECONFIG").expect("a cluster in KUBECONFIG");
+    let kubeconfig = kube::config::Kubeconfig::read_from(path).expect("a kubeconfig");
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
+    let mut config = config.expect("a cluster");
     config.default_retry = false;
     config
 }

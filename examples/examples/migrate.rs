@@ -1,0 +1,429 @@
+//! Moves tenants from one platform to the other, as an operator does:
+//!
+//! ```sh
+//! cargo run -p saasodoo-examples --example migrate -- --state /tmp/wave inventory
+//! cargo run -p saasodoo-examples --example migrate -- --state /tmp/wave plan
+//! cargo run -p saasodoo-examples --example migrate -- --state /tmp/wave run
+//! cargo run -p saasodoo-examples --example migrate -- --state /tmp/wave status
+//! cargo run -p saasodoo-examples --example migrate -- --state /tmp/wave rollback ID
+//! cargo run -p saasodoo-examples --example migrate -- --state /tmp/wave report --html report.html
+//! ```
+//!
+//! Without `--source` and `--target` it moves a simulated fleet of 50 between two platforms in memory that share their
+//! data. The runbook is in `docs/src/migration.md`.
+
+#[path = "migrate/platforms.rs"]
+mod platforms;
+#[path = "migrate/show.rs"]
+mod show;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use futures::TryStreamExt;
+use saasodoo_core::dual::{Comparator, DualRun, MemoryPlacement, MemorySink, Place, Policy};
+use saasodoo_core::migration::{
+    Control, FileJournal, Force, HttpProbe, Journal, KnownSecrets, MemoryJournal, MigrationConfig, Migrator, Record,
+    RecordedData, Report, RootedData, Step, Wave, WaveOptions,
+};
+use saasodoo_core::{Instance, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceSpec, Secret};
+
+use platforms::{PlatformArgs, Platforms};
+
+/// Moves tenants between Docker Swarm and Kubernetes on the data they have, with a way back.
+#[derive(Debug, Parser)]
+#[command(name = "migrate", version)]
+struct Cli {
+    #[command(flatten)]
+    platforms: PlatformArgs,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// Where the journal is kept; the same directory for every command about the same wave.
+    #[arg(long, default_value = "migration", value_name = "DIR", global = true)]
+    state: PathBuf,
+    /// A JSON file with secrets: {"<id>": {"database_password": "…", "admin_password": "…"}}.
+    #[arg(long, value_name = "FILE", global = true)]
+    secrets: Option<PathBuf>,
+    /// How long both sides are watched before the commit, in seconds; default: 120, and 1 for the simulation.
+    #[arg(long, value_name = "SECONDS", global = true)]
+    bake: Option<u64>,
+    /// How long a target may take to be ready, in seconds.
+    #[arg(long, default_value_t = 420, value_name = "SECONDS", global = true)]
+    ready: u64,
+    /// How long after the commit a tenant can be taken back, in hours.
+    #[arg(long, default_value_t = 72, value_name = "HOURS", global = true)]
+    window: u64,
+    /// Asks each tenant's host through this router of the target before visitors are sent there.
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    probe: Option<String>,
+    /// Move an instance that is not well on the source.
+    #[arg(long, global = true)]
+    force_unhealthy: bool,
+    /// Give up what could not be parsed.
+    #[arg(long, global = true)]
+    force_unparsed: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What is on the source, and what of it could not be parsed.
+    Inventory,
+    /// Every change of every tenant, and hosts and names that clash. Changes nothing.
+    Plan {
+        /// Only these; default: all.
+        ids: Vec<InstanceId>,
+    },
+    /// Moves tenants. Run again to go on. Ctrl-C pauses where tenants are up; a second one takes those under way back.
+    Run {
+        /// Only these, in this order; default: all, by name.
+        ids: Vec<InstanceId>,
+        /// How many at once.
+        #[arg(long, default_value_t = 4)]
+        concurrency: usize,
+        /// Begin no more when more than this share has failed.
+        #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+        stop_at: f64,
+        /// Begin again with those that were rolled back.
+        #[arg(long)]
+        retry: bool,
+    },
+    /// Where each tenant is.
+    Status,
+    /// Takes tenants back to the source.
+    Rollback {
+        /// These.
+        #[arg(required = true)]
+        ids: Vec<InstanceId>,
+    },
+    /// Removes the sources of committed tenants whose window is over. The data stays.
+    Finish {
+        /// Only these; default: all that are due.
+        ids: Vec<InstanceId>,
+        /// Before the window is over; only with ids.
+        #[arg(long, requires = "ids")]
+        early: bool,
+    },
+    /// What it was like.
+    Report {
+        /// Writes one page of HTML there.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Writes JSON there; default, without --html: to the standard output.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Compares both sides as they are now, too.
+        #[arg(long)]
+        compare: bool,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    saasodoo_examples::init_tracing();
+    match run(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli {
+        platforms,
+        settings,
+        command,
+    } = cli;
+    let path = settings.state.join("journal.jsonl");
+    // Only a command that changes something needs the file for itself.
+    let writes = matches!(
+        command,
+        Command::Run { .. } | Command::Rollback { .. } | Command::Finish { .. }
+    );
+    let journal: Arc<dyn Journal> = if writes {
+        Arc::new(FileJournal::open(&path)?)
+    } else if path.exists() {
+        Arc::new(FileJournal::open_read_only(&path)?)
+    } else {
+        Arc::new(MemoryJournal::new())
+    };
+    let records = journal.load_all().await?;
+    if matches!(command, Command::Status) {
+        show::status(&records);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::Report {
+        html,
+        json,
+        compare: false,
+    } = &command
+    {
+        write_report(
+            Report::new(jiff::Timestamp::now(), &records),
+            html.as_ref(),
+            json.as_ref(),
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let platforms = platforms.connect(&records).await?;
+    let migrator = migrator(&settings, &platforms, journal, &records)?;
+    let force = force(&settings);
+    match command {
+        Command::Inventory => show::inventory(&fleet(&platforms).await?, &records),
+        Command::Plan { ids } => {
+            let ids = chosen(&platforms, &records, ids).await?;
+            let plan = migrator.dry_run(&ids, force, 8).await?;
+            println!("{plan}");
+            if !plan.is_clear() {
+                return Ok(ExitCode::from(2));
+            }
+        }
+        Command::Run {
+            ids,
+            concurrency,
+            stop_at,
+            retry,
+        } => {
+            let ids = chosen(&platforms, &records, ids).await?;
+            let mut options = WaveOptions::default();
+            options.concurrency = concurrency;
+            options.stop_at_failure_rate = stop_at;
+            options.force = force;
+            options.retry = retry;
+            return wave(&migrator, &platforms, &ids, options).await;
+        }
+        Command::Rollback { ids } => {
+            let bars = show::follow(&migrator, ids.len(), &BTreeMap::new());
+            let mut failed = false;
+            for id in ids {
+                match migrator.rollback(id).await {
+                    Ok(record) => bars.line(&show::line(&record, migrator.now())),
+                    Err(error) => {
+                        failed = true;
+                        bars.line(&format!("{id}: {error}"));
+                    }
+                }
+            }
+            bars.end();
+            return Ok(ExitCode::from(u8::from(failed)));
+        }
+        Command::Finish { ids, early } => {
+            let mut results = Vec::new();
+            if ids.is_empty() {
+                results = migrator.finish_due().await?;
+            }
+            for id in ids {
+                results.push((id, migrator.finish(id, early).await));
+            }
+            let failed = results.iter().any(|(_, result)| result.is_err());
+            for (id, result) in &results {
+                match result {
+                    Ok(record) => println!("{}", show::line(record, migrator.now())),
+                    Err(error) => println!("{id}: {error}"),
+                }
+            }
+            println!(
+                "{} finished",
+                results.iter().filter(|(_, result)| result.is_ok()).count()
+            );
+            return Ok(ExitCode::from(u8::from(failed)));
+        }
+        Command::Report { html, json, .. } => {
+            let report = compare(&platforms, &records).await?;
+            write_report(report, html.as_ref(), json.as_ref())?;
+        }
+        Command::Status => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn force(settings: &Settings) -> Force {
+    let mut force = Force::none();
+    force.unhealthy_source = settings.force_unhealthy;
+    force.unparsed = settings.force_unparsed;
+    force
+}
+
+fn migrator(
+    settings: &Settings,
+    platforms: &Platforms,
+    journal: Arc<dyn Journal>,
+    records: &[Record],
+) -> Result<Migrator> {
+    let mut config = MigrationConfig::default();
+    config.ready = Duration::from_secs(settings.ready);
+    config.rollback_window = Duration::from_secs(settings.window * 3600);
+    if platforms.simulated {
+        config.poll = Duration::from_millis(50);
+        config.bake = Duration::from_secs(1);
+        config.bake_poll = Duration::from_millis(250);
+        config.expected_downtime = Duration::from_secs(2);
+    }
+    if let Some(bake) = settings.bake {
+        config.bake = Duration::from_secs(bake);
+    }
+    let data = RecordedData::of(records, RootedData::under(platforms.data_root.clone()));
+    let mut builder = Migrator::builder(platforms.source.clone(), platforms.target.clone())
+        .journal(journal)
+        .data_locator(Arc::new(data))
+        .config(config)
+        .secrets(Arc::new(KnownSecrets::of(secrets(settings, platforms, records)?)));
+    if let Some(router) = &settings.probe {
+        builder = builder.probe(Arc::new(HttpProbe::through(router)));
+    }
+    Ok(builder.build())
+}
+
+/// Specs that hold the secrets: the simulation's own, or those of the file on top of what is in the journal.
+fn secrets(settings: &Settings, platforms: &Platforms, records: &[Record]) -> Result<Vec<InstanceSpec>> {
+    let Some(path) = &settings.secrets else {
+        return Ok(platforms.specs.clone());
+    };
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let given: BTreeMap<String, BTreeMap<String, String>> =
+        serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let mut specs = Vec::new();
+    for (id, secrets) in given {
+        let id: InstanceId = id.parse()?;
+        let known = records.iter().find(|record| record.instance == id);
+        let mut spec = match known.and_then(|record| record.inventory.as_ref()) {
+            Some(inventory) => inventory.spec.clone(),
+            None => InstanceSpec::new(id, "unknown".parse()?, "unknown:0".parse()?),
+        };
+        for (name, value) in secrets {
+            let secret = Secret::new(value);
+            match name.as_str() {
+                "database_password" => spec = spec.with_database(endpoint(secret)),
+                "admin_password" => spec = spec.with_admin("", secret),
+                other => bail!("{}: {other:?} is no secret of an instance", path.display()),
+            }
+        }
+        specs.push(spec);
+    }
+    Ok(specs)
+}
+
+/// Only its password is used.
+fn endpoint(password: Secret) -> saasodoo_core::DatabaseEndpoint {
+    let mut endpoint = saasodoo_core::DatabaseEndpoint::new("", "", "", password);
+    endpoint.user = None;
+    endpoint
+}
+
+/// Every tenant of the source, by name.
+async fn fleet(platforms: &Platforms) -> Result<Vec<Instance>> {
+    let listed = platforms.source.list(InstanceFilter::all());
+    let mut fleet: Vec<Instance> = listed.try_collect().await.context("listing the source")?;
+    fleet.sort_by(|a, b| natural(a.name.as_str()).cmp(&natural(b.name.as_str())));
+    Ok(fleet)
+}
+
+/// `tenant-9` comes before `tenant-10`.
+fn natural(name: &str) -> (usize, &str) {
+    (name.len(), name)
+}
+
+/// The ids that were given, else everybody on the source and everybody under way.
+async fn chosen(platforms: &Platforms, records: &[Record], ids: Vec<InstanceId>) -> Result<Vec<InstanceId>> {
+    if !ids.is_empty() {
+        return Ok(ids);
+    }
+    let mut seen = BTreeSet::new();
+    let there = fleet(platforms).await?.into_iter().map(|instance| instance.id);
+    let known = records.iter().map(|record| record.instance);
+    Ok(there.chain(known).filter(|id| seen.insert(*id)).collect())
+}
+
+async fn wave(
+    migrator: &Migrator,
+    platforms: &Platforms,
+    ids: &[InstanceId],
+    options: WaveOptions,
+) -> Result<ExitCode> {
+    let names = fleet(platforms)
+        .await?
+        .into_iter()
+        .map(|instance| (instance.id, instance.name.to_string()))
+        .collect();
+    let control = Control::new();
+    let bars = show::follow(migrator, ids.len(), &names);
+    let orders = {
+        let (control, bars) = (control.clone(), bars.clone());
+        tokio::spawn(async move {
+            let mut times = 0;
+            while tokio::signal::ctrl_c().await.is_ok() {
+                times += 1;
+                if times == 1 {
+                    bars.line("pausing where tenants are up; Ctrl-C again takes those under way back");
+                    control.pause();
+                } else {
+                    bars.line("taking those under way back");
+                    control.abort();
+                }
+            }
+        })
+    };
+    let summary = Wave::new(migrator, options).run(ids, &control).await;
+    orders.abort();
+    bars.end();
+    let summary = summary?;
+    println!("{summary}");
+    let well = summary.rolled_back.is_empty() && summary.halted.is_empty() && !summary.stopped;
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// Asks both sides for every tenant, and compares what they say.
+async fn compare(platforms: &Platforms, records: &[Record]) -> Result<Report> {
+    const SETTLE: Duration = Duration::from_secs(2);
+    let moved = records
+        .iter()
+        .filter(|record| record.is_committed() && record.step != Step::Finished);
+    let moved: Vec<InstanceId> = moved.map(|record| record.instance).collect();
+    let sink = Arc::new(MemorySink::new());
+    let dual = DualRun::builder(platforms.source.clone(), platforms.target.clone())
+        .policy(Policy::Observe)
+        .placement(Arc::new(MemoryPlacement::of(
+            moved.iter().map(|id| (*id, Place::Secondary)),
+        )))
+        .comparator(Comparator::mirrored())
+        .settle(SETTLE, 3)
+        .sink(sink.clone())
+        .build();
+    for id in &moved {
+        dual.get(*id).await.with_context(|| format!("reading {id}"))?;
+    }
+    tokio::time::sleep(SETTLE * 2).await;
+    Ok(
+        Report::new(jiff::Timestamp::now(), records).with_dual_run(
+            dual.counts(),
+            sink.divergences(),
+            &dual.latencies(),
+        ),
+    )
+}
+
+fn write_report(report: Report, html: Option<&PathBuf>, json: Option<&PathBuf>) -> Result<()> {
+    if let Some(path) = html {
+        std::fs::write(path, report.to_html()).with_context(|| path.display().to_string())?;
+        eprintln!("{}", path.display());
+    }
+    match json {
+        Some(path) => std::fs::write(path, report.to_json()?).with_context(|| path.display().to_string())?,
+        None if html.is_none() => println!("{}", report.to_json()?),
+        None => {}
+    }
+    Ok(())
+}
