@@ -55,6 +55,10 @@ struct Settings {
     /// A JSON file with secrets: {"<id>": {"database_password": "…", "admin_password": "…"}}.
     #[arg(long, value_name = "FILE", global = true)]
     secrets: Option<PathBuf>,
+    /// The state of an earlier migration the other way, which knows where the data of its instances is: a Kubernetes
+    /// claim does not say.
+    #[arg(long, value_name = "DIR", global = true)]
+    earlier: Option<PathBuf>,
     /// How long both sides are watched before the commit, in seconds; default: 120, and 1 for the simulation.
     #[arg(long, value_name = "SECONDS", global = true)]
     bake: Option<u64>,
@@ -179,7 +183,12 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let platforms = platforms.connect(&records).await?;
-    let migrator = migrator(&settings, &platforms, journal, &records)?;
+    let mut known = records.clone();
+    if let Some(earlier) = &settings.earlier {
+        let journal = FileJournal::open_read_only(earlier.join("journal.jsonl"))?;
+        known.extend(journal.load_all().await?);
+    }
+    let migrator = migrator(&settings, &platforms, journal, &known)?;
     let force = force(&settings);
     match command {
         Command::Inventory => show::inventory(&fleet(&platforms).await?, &records),

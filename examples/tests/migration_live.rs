@@ -1,0 +1,348 @@
+//! The `migrate` example on a real Swarm and a real Kubernetes with one CephFS: tenants made by docker-py as the system
+//! in production makes them, moved, killed half-way, and taken back.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use saasodoo_core::migration::{Report, Step};
+use saasodoo_core::{Config, InstanceId, InstanceOrchestratorExt, InstanceStatus};
+use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
+
+const DOMAIN: &str = "migrate.example";
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: eval \"$(.ci/testbed/testbed env)\""))
+}
+
+fn run(command: &mut Command) -> String {
+    let shown = format!("{command:?}");
+    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        status.success(),
+        "{shown}: {status}\n{}\n{}",
+        text(&stdout),
+        text(&stderr)
+    );
+    text(&stdout)
+}
+
+/// A namespace, a data root and a state directory of one test. What is in them goes away with it.
+struct Bed {
+    name: &'static str,
+    root: PathBuf,
+    state: PathBuf,
+    binary: PathBuf,
+    tenants: Vec<(InstanceId, String)>,
+}
+
+impl Bed {
+    fn new(name: &'static str, size: u32) -> Self {
+        let root = PathBuf::from(variable("SAASODOO_CEPHFS")).join(format!("instances-{name}"));
+        let state = std::env::temp_dir().join(format!("saasodoo-{name}-{}", std::process::id()));
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        run(Command::new(env!("CARGO")).args([
+            "build",
+            "--quiet",
+            "--manifest-path",
+            manifest,
+            "--example",
+            "migrate",
+        ]));
+        // Beside this test: target/debug/deps/… and target/debug/examples/migrate.
+        let here = std::env::current_exe().expect("this test");
+        let profile = here.parent().and_then(Path::parent).expect("a target directory");
+        let binary = profile.join("examples").join("migrate");
+        let mut bed = Self {
+            name,
+            root,
+            state,
+            binary,
+            tenants: Vec::new(),
+        };
+        bed.clean();
+        std::fs::create_dir_all(&bed.root).expect("a directory on the CephFS");
+        run(Command::new("kubectl").args(["create", "namespace", name]));
+        for number in 1..=size {
+            bed.tenant(&format!("{name}{number}"));
+        }
+        bed.wait_for_services(size);
+        bed
+    }
+
+    /// A tenant as the system in production has it: directory, quota, service.
+    fn tenant(&mut self, slug: &str) {
+        let id = InstanceId::random();
+        let data = self.root.join(format!("odoo_data_{slug}_{}", id.short()));
+        std::fs::create_dir(&data).expect("a directory");
+        let quota = format!("import os; os.setxattr({data:?}, 'ceph.quota.max_bytes', b'33554432')");
+        run(Command::new("python3").args(["-c", &quota]));
+        std::fs::write(data.join("before.txt"), "before").expect("written");
+        let python = std::env::var("SAASODOO_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        run(Command::new(python)
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../saasodoo-swarm/tests/legacy_create.py"
+            ))
+            .args([slug, &id.to_string(), DOMAIN, &variable("SAASODOO_STUB_IMAGE")])
+            .args([data.to_str().expect("UTF-8"), "saasodoo-network"]));
+        self.tenants.push((id, format!("odoo-{slug}-{}", id.short())));
+    }
+
+    fn wait_for_services(&self, size: u32) {
+        let deadline = Instant::now() + Duration::from_secs(240);
+        loop {
+            let up = self.services().iter().filter(|line| line.ends_with(" 1/1")).count();
+            if up == usize::try_from(size).expect("small") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{:?}", self.services());
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// Each service with its replicas.
+    fn services(&self) -> Vec<String> {
+        let filter = format!("name=odoo-{}", self.name);
+        run(Command::new("docker").args([
+            "service",
+            "ls",
+            "--filter",
+            &filter,
+            "--format",
+            "{{.Name}} {{.Replicas}}",
+        ]))
+        .lines()
+        .map(ToOwned::to_owned)
+        .collect()
+    }
+
+    fn data(&self, index: usize) -> PathBuf {
+        let (_, name) = &self.tenants[index];
+        let (slug, short) = name["odoo-".len()..].rsplit_once('-').expect("a name");
+        self.root.join(format!("odoo_data_{slug}_{short}"))
+    }
+
+    fn migrate(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .env("BASE_DOMAIN", DOMAIN)
+            .args(["--source", "swarm", "--target", "kubernetes", "--bake", "3"])
+            .args(["--namespace", self.name])
+            .arg("--state")
+            .arg(&self.state)
+            .arg("--data-root")
+            .arg(&self.root)
+            .args(arguments);
+        command
+    }
+
+    fn wave(&self, concurrency: &str) -> Command {
+        let ids = self.tenants.iter().map(|(id, _)| id.to_string());
+        let mut command = self.migrate(&["run", "--concurrency", concurrency]);
+        command.args(ids);
+        command
+    }
+
+    fn report(&self) -> Report {
+        serde_json::from_str(&run(&mut self.migrate(&["report"]))).expect("a report")
+    }
+
+    async fn kubernetes(&self) -> KubernetesOrchestrator {
+        let common = Config::builder().namespace(self.name).expect("a name").build();
+        KubernetesOrchestrator::builder(KubernetesConfig::new(common))
+            .build()
+            .await
+            .expect("a cluster")
+    }
+
+    fn clean(&self) {
+        let quiet = |command: &mut Command| drop(command.stdout(Stdio::null()).stderr(Stdio::null()).status());
+        for line in self.services() {
+            let name = line.split(' ').next().unwrap_or_default();
+            quiet(Command::new("docker").args(["service", "rm", name]));
+        }
+        quiet(Command::new("kubectl").args(["delete", "namespace", self.name, "--wait=true", "--timeout=120s"]));
+        // Volumes that stood for these directories.
+        let format = "jsonpath={range .items[*]}{.metadata.name} {.spec.claimRef.namespace}{\"\\n\"}{end}";
+        let volumes = run(Command::new("kubectl").args(["get", "persistentvolumes", "-o", format]));
+        for volume in volumes
+            .lines()
+            .filter_map(|line| line.strip_suffix(&format!(" {}", self.name)))
+        {
+            quiet(Command::new("kubectl").args(["delete", "persistentvolume", volume, "--wait=false"]));
+        }
+        let _ = std::fs::remove_dir_all(&self.root);
+        let _ = std::fs::remove_dir_all(&self.state);
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if !std::thread::panicking() || std::env::var_os("SAASODOO_KEEP").is_none() {
+            self.clean();
+        }
+    }
+}
+
+/// Each second and who wrote it.
+fn heartbeats(data: &Path) -> Vec<(u64, String)> {
+    let text = std::fs::read_to_string(data.join("heartbeat.log")).expect("heartbeats");
+    text.lines()
+        .filter_map(|line| {
+            let (at, host) = line.split_once(' ')?;
+            Some((at.parse().ok()?, host.to_owned()))
+        })
+        .collect()
+}
+
+/// Fails when a writer comes back after another one has begun.
+fn assert_one_writer_at_a_time(data: &Path) -> usize {
+    let mut writers: Vec<String> = Vec::new();
+    for (at, host) in heartbeats(data) {
+        if writers.last() != Some(&host) {
+            assert!(!writers.contains(&host), "{host} writes again at {at}: {writers:?}");
+            writers.push(host);
+        }
+    }
+    writers.len()
+}
+
+#[tokio::test]
+#[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
+async fn a_tenant_moves_with_its_data_and_comes_back() {
+    let bed = Bed::new("mig-one", 1);
+    let (id, name) = bed.tenants[0].clone();
+    let data = bed.data(0);
+    let id_text = id.to_string();
+    let plan = run(&mut bed.migrate(&["plan", &id_text]));
+    assert!(
+        plan.contains("PersistentVolume ") && plan.contains("1 of 1 can move"),
+        "{plan}"
+    );
+    run(&mut bed.wave("1"));
+    assert_eq!(bed.services(), [format!("{name} 0/0")]);
+    let before = heartbeats(&data).len();
+    std::fs::write(data.join("after.txt"), "after").expect("written");
+    let kubernetes = bed.kubernetes().await;
+    assert_eq!(kubernetes.status(id).await.expect("read"), InstanceStatus::Running);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let beats = heartbeats(&data);
+    assert!(beats.len() > before, "it goes on writing");
+    assert!(
+        beats.last().is_some_and(|(_, host)| host.starts_with(&name)),
+        "a pod writes: {:?}",
+        beats.last()
+    );
+    assert_eq!(
+        std::fs::read_to_string(data.join("before.txt")).expect("there"),
+        "before"
+    );
+
+    run(&mut bed.migrate(&["rollback", &id_text]));
+    assert_eq!(bed.services(), [format!("{name} 1/1")]);
+    assert!(!kubernetes.exists(id).await.expect("read"));
+    for file in ["before.txt", "after.txt"] {
+        assert!(data.join(file).exists(), "{file}");
+    }
+    assert_eq!(assert_one_writer_at_a_time(&data), 3, "Swarm, Kubernetes, Swarm");
+    let report = bed.report();
+    assert_eq!(report.instances[0].step, Step::RolledBack);
+    println!("down for {} ms there and back", report.instances[0].downtime_ms);
+}
+
+#[tokio::test]
+#[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
+async fn a_wave_that_is_killed_three_times_ends_well() {
+    let bed = Bed::new("mig-wave", 20);
+    for seconds in [6, 14, 22] {
+        let mut child = bed
+            .wave("4")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("started");
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        // SIGKILL: nothing is cleaned up.
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+        let open = bed
+            .report()
+            .instances
+            .iter()
+            .filter(|instance| !instance.step.is_rest())
+            .count();
+        println!("killed with {open} under way");
+    }
+    println!("{}", run(&mut bed.wave("4")));
+    let report = bed.report();
+    assert_eq!(report.instances.len(), 20);
+    for instance in &report.instances {
+        assert_eq!(
+            instance.step,
+            Step::Committed,
+            "{}: {:?}",
+            instance.name,
+            instance.failure
+        );
+    }
+    assert!(
+        bed.services().iter().all(|line| line.ends_with(" 0/0")),
+        "{:?}",
+        bed.services()
+    );
+    let kubernetes = bed.kubernetes().await;
+    for (index, (id, _)) in bed.tenants.iter().enumerate() {
+        assert_eq!(kubernetes.status(*id).await.expect("read"), InstanceStatus::Running);
+        assert_eq!(
+            assert_one_writer_at_a_time(&bed.data(index)),
+            2,
+            "Swarm, then Kubernetes"
+        );
+    }
+
+    // One at a time, against a plain restart of the same instance on the target.
+    let mut restarts = Vec::new();
+    for (id, _) in &bed.tenants[..5] {
+        let began = Instant::now();
+        kubernetes.restart(*id).await.expect("restarted");
+        let budget = Duration::from_secs(120);
+        kubernetes
+            .wait_until(*id, InstanceStatus::Running, budget)
+            .await
+            .expect("running again");
+        restarts.push(began.elapsed());
+    }
+    restarts.sort_unstable();
+    println!(
+        "restart on the target: median {:.1?}; downtime of the wave: {:?}",
+        restarts[2],
+        report.median_downtime()
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
+async fn a_move_takes_hardly_longer_than_a_restart() {
+    let bed = Bed::new("mig-down", 5);
+    run(&mut bed.wave("1"));
+    let report = bed.report();
+    let kubernetes = bed.kubernetes().await;
+    let mut restarts = Vec::new();
+    for (id, _) in &bed.tenants {
+        let began = Instant::now();
+        kubernetes.restart(*id).await.expect("restarted");
+        let budget = Duration::from_secs(120);
+        kubernetes
+            .wait_until(*id, InstanceStatus::Running, budget)
+            .await
+            .expect("running");
+        restarts.push(began.elapsed());
+    }
+    restarts.sort_unstable();
+    let (restart, moved) = (restarts[2], report.median_downtime().expect("measured"));
+    let all: Vec<u64> = report.instances.iter().map(|instance| instance.downtime_ms).collect();
+    println!("median downtime {moved:.1?} ({all:?} ms), median restart {restart:.1?} ({restarts:?})");
+    assert!(moved <= restart.mul_f64(1.5), "{moved:?} against {restart:?}");
+}
