@@ -38,7 +38,7 @@ struct Bed {
 }
 
 impl Bed {
-    fn new(name: &'static str, size: u32) -> Self {
+    async fn new(name: &'static str, size: u32) -> Self {
         let root = PathBuf::from(variable("SAASODOO_CEPHFS")).join(format!("instances-{name}"));
         let state = std::env::temp_dir().join(format!("saasodoo-{name}-{}", std::process::id()));
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
@@ -67,7 +67,7 @@ impl Bed {
         for number in 1..=size {
             bed.tenant(&format!("{name}{number}"));
         }
-        bed.wait_for_services(size);
+        bed.wait_for_services(size).await;
         bed
     }
 
@@ -90,7 +90,7 @@ impl Bed {
         self.tenants.push((id, format!("odoo-{slug}-{}", id.short())));
     }
 
-    fn wait_for_services(&self, size: u32) {
+    async fn wait_for_services(&self, size: u32) {
         let deadline = Instant::now() + Duration::from_secs(240);
         loop {
             let up = self.services().iter().filter(|line| line.ends_with(" 1/1")).count();
@@ -98,7 +98,7 @@ impl Bed {
                 return;
             }
             assert!(Instant::now() < deadline, "{:?}", self.services());
-            std::thread::sleep(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -212,7 +212,7 @@ fn assert_one_writer_at_a_time(data: &Path) -> usize {
 #[tokio::test]
 #[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
 async fn a_tenant_moves_with_its_data_and_comes_back() {
-    let bed = Bed::new("mig-one", 1);
+    let bed = Bed::new("mig-one", 1).await;
     let (id, name) = bed.tenants[0].clone();
     let data = bed.data(0);
     let id_text = id.to_string();
@@ -255,7 +255,7 @@ async fn a_tenant_moves_with_its_data_and_comes_back() {
 #[tokio::test]
 #[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
 async fn a_wave_that_is_killed_three_times_ends_well() {
-    let bed = Bed::new("mig-wave", 20);
+    let bed = Bed::new("mig-wave", 20).await;
     for seconds in [6, 14, 22] {
         let mut child = bed
             .wave("4")
@@ -325,7 +325,7 @@ async fn a_wave_that_is_killed_three_times_ends_well() {
 #[tokio::test]
 #[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
 async fn a_move_takes_hardly_longer_than_a_restart() {
-    let bed = Bed::new("mig-down", 5);
+    let bed = Bed::new("mig-down", 5).await;
     run(&mut bed.wave("1"));
     let report = bed.report();
     let kubernetes = bed.kubernetes().await;

@@ -444,3 +444,42 @@ async fn a_scenario_tells_who_was_hurt() {
     let why = &report.summary.rolled_back[&scenario.ids()[1]];
     assert!(why.contains("await_target") && why.contains("exit code 3"), "{why}");
 }
+
+/// On a running clock: how long a read takes directly and through a dual run whose secondary is broken, by turns in
+/// the same run. The paused clock says more above; this says that no hidden work is in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a quiet machine (measures)"]
+async fn the_primarys_latency_stays_within_five_percent() {
+    const ROUNDS: usize = 400;
+    for fault in [Fault::Hang, Fault::Fail(ErrorKind::Unavailable), Fault::Panic] {
+        let primary = MemoryOrchestrator::builder().latency(Duration::from_millis(2)).build();
+        let secondary = MemoryOrchestrator::builder().faults(every_call(fault.clone())).build();
+        let spec = fixtures::spec("acme");
+        primary
+            .create_and_wait(&spec, Duration::from_secs(30))
+            .await
+            .expect("created");
+        let dual = DualRun::builder(Arc::new(primary.clone()), Arc::new(secondary))
+            .policy(Policy::Observe)
+            .build();
+        let (mut direct, mut through) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            for (orchestrator, times) in [
+                (&primary as &dyn InstanceOrchestrator, &mut direct),
+                (&dual, &mut through),
+            ] {
+                let began = std::time::Instant::now();
+                orchestrator.get(spec.id).await.expect("there");
+                times.push(began.elapsed());
+            }
+        }
+        direct.sort_unstable();
+        through.sort_unstable();
+        let (direct, through) = (direct[ROUNDS / 2], through[ROUNDS / 2]);
+        println!("secondary {fault:?}: median {direct:?} directly, {through:?} through the dual run");
+        assert!(
+            through <= direct.mul_f64(1.05),
+            "{fault:?}: {through:?} against {direct:?}"
+        );
+    }
+}
