@@ -208,6 +208,14 @@ impl Inner {
             changes.hosts = Some(hosts);
         }
 
+        // On the Deployment alone: in the pods' template they would restart the tenant. A key that is not the spec's own
+        // is nobody's to take away here.
+        for (key, value) in &change.labels {
+            if value.is_some() || before.labels.contains_key(key) {
+                labels.push((key.to_string(), value.as_ref().map(ToString::to_string)));
+            }
+        }
+
         annotations.retain(|(key, value)| deployment.annotation(key) != value.as_deref());
         labels.retain(|(key, value)| deployment.label(key) != value.as_deref());
         if changes.restarts() && deployment.spec.replicas != Some(0) {

@@ -278,6 +278,40 @@ async fn an_update_names_the_fields_it_means_and_what_it_was_based_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_label_is_set_and_taken_away_without_a_restart_and_ours_stay() {
+    let server = Server::new();
+    let orchestrator = existing(&server).await;
+    let key: saasodoo_core::LabelKey = "tier".parse().expect("a key");
+    let set = InstanceChange::new().set_label(key.clone(), "gold".parse().expect("a value"));
+    let answer = orchestrator
+        .update(spec().id, &set, UpdateOptions::new())
+        .await
+        .expect("updated");
+    assert_eq!(answer.outcome, EnsureOutcome::Updated);
+    assert_eq!(answer.instance.spec.labels[&key].as_str(), "gold");
+    let seen = server.take();
+    let [patch] = writes(&seen)[..] else {
+        panic!("{:#?}", lines(&seen))
+    };
+    assert_eq!(patch.body["metadata"]["labels"], serde_json::json!({"tier": "gold"}));
+    assert_eq!(patch.body["spec"], Value::Null, "the template stays as it is");
+    let take = InstanceChange::new().unset_label(key.clone());
+    let answer = orchestrator
+        .update(spec().id, &take, UpdateOptions::new())
+        .await
+        .expect("updated");
+    assert!(!answer.instance.spec.labels.contains_key(&key));
+    server.take();
+    let ours = InstanceChange::new().unset_label("managed-by".parse().expect("a key"));
+    let answer = orchestrator
+        .update(spec().id, &ours, UpdateOptions::new())
+        .await
+        .expect("nothing to do");
+    assert_eq!(answer.outcome, EnsureOutcome::Unchanged);
+    assert_eq!(writes(&server.take()).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn storage_grows_by_a_patch_of_the_claim_and_never_shrinks() {
     let server = Server::new();
     let orchestrator = existing(&server).await;
