@@ -478,6 +478,9 @@ async fn the_primarys_latency_is_measured() {
         let (direct, through) = (direct[ROUNDS / 2], through[ROUNDS / 2]);
         println!("secondary {fault:?}: median {direct:?} directly, {through:?} through the dual run");
         // Printed for the reader, who compares; what fails here is a read that waits for the secondary's deadline.
-        assert!(through < Duration::from_secs(1), "{fault:?}: {through:?} against {direct:?}");
+        assert!(
+            through < Duration::from_secs(1),
+            "{fault:?}: {through:?} against {direct:?}"
+        );
     }
 }
