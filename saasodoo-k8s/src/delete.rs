@@ -239,17 +239,27 @@ impl Inner {
             if left.iter().any(|other| other.identity == *object) {
                 continue;
             }
-            let volume: Option<crate::wire::Stub> = match self.wire.get(&VOLUME, &object.name).await {
+            let volume: Option<Value> = match self.wire.get(&VOLUME, &object.name).await {
                 Err(error) if error.kind() == ErrorKind::Forbidden => None,
                 other => other?,
             };
-            if volume.is_some_and(|volume| volume.metadata.uid == object.uid) {
-                left.push(Doomed {
-                    kind: VOLUME,
-                    identity: object.clone(),
-                    adopted: false,
-                });
+            let Some(volume) = volume.filter(|volume| volume["metadata"]["uid"] == *object.uid) else {
+                continue;
+            };
+            // A retained volume can be given to another claim by hand, and keeps its UID: it is that claim's data now.
+            let listed = |uid: &Value| token.objects().iter().any(|o| o.kind == CLAIM.kind && *uid == *o.uid);
+            if !listed(&volume["spec"]["claimRef"]["uid"]) {
+                return Err(Error::conflict(
+                    ["purge"],
+                    format!("{object} belongs to another claim than the token lists"),
+                )
+                .with_advice("look at the volume; nothing was deleted"));
             }
+            left.push(Doomed {
+                kind: VOLUME,
+                identity: object.clone(),
+                adopted: false,
+            });
         }
         Ok(left)
     }
