@@ -33,6 +33,8 @@ use crate::wire::{CLAIM, DEPLOYMENT, INGRESS_ROUTE, Merge, POD, bounded, detache
 
 /// How often a change is made again after somebody else was faster.
 const ATTEMPTS: u32 = 6;
+/// How long a growth waits for the claim to get its volume.
+const BINDING: Duration = Duration::from_secs(20);
 
 /// What an update writes. An empty one has nothing to do.
 #[derive(Debug, Default)]
@@ -251,6 +253,7 @@ impl Inner {
         let Some(claim) = &live.claim else {
             return Err(storage_missing("(unknown)"));
         };
+        let claim = self.bound(claim).await?;
         let patch = json!({
             "metadata": {"uid": claim.uid(), "resourceVersion": claim.version()},
             "spec": {"resources": {"requests": {"storage": size.to_string()}}},
@@ -258,6 +261,34 @@ impl Inner {
         let grown: ClaimView = self.wire.patch(&CLAIM, claim.name(), Merge::Json, &patch).await?;
         self.wrote(self.instance(live).id, crate::watch::Kind::Claim, grown.version());
         Ok(grown)
+    }
+
+    /// The claim once it has a volume: until then the server takes no change of its size. A volume comes soon after its
+    /// claim, or, where the class says `WaitForFirstConsumer`, with the first pod.
+    async fn bound(&self, claim: &ClaimView) -> Result<ClaimView> {
+        let mut first = Some(claim.clone());
+        let bound = poll(BINDING, || {
+            let known = first.take();
+            async move {
+                let claim = match known {
+                    Some(claim) => claim,
+                    None => self
+                        .wire
+                        .get::<ClaimView>(&CLAIM, claim.name())
+                        .await?
+                        .filter(|now| now.uid() == claim.uid())
+                        .ok_or_else(|| storage_missing(claim.name()))?,
+                };
+                Ok((claim.status.phase == "Bound").then_some(claim))
+            }
+        });
+        bound.await?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unavailable,
+                format!("claim {} has no volume yet, so its size cannot change", claim.name()),
+            )
+            .with_advice("start the instance if its storage class waits for a first pod, or look at the claim's events")
+        })
     }
 
     /// Writes the route of these hosts; makes it when there is none.

@@ -6,11 +6,12 @@ mod server;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kube::Client;
 use saasodoo_core::{
     Bytes, Config, CreateOptions, DeleteOptions, EnsureOutcome, ErrorKind, InstanceChange, InstanceFilter, InstanceId,
-    InstanceOrchestrator as _, InstanceOrchestratorExt as _, InstanceSpec, Operation, UpdateOptions,
+    InstanceOrchestrator as _, InstanceOrchestratorExt as _, InstanceSpec, Operation, Retry, UpdateOptions,
 };
 use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
 use saasodoo_testkit::fixtures;
@@ -332,6 +333,37 @@ async fn storage_grows_by_a_patch_of_the_claim_and_never_shrinks() {
     let seen = server.take();
     let patch = find(&seen, &format!("PATCH {CLAIMS}/{NAME}-storage"));
     assert_eq!(patch.body["spec"]["resources"]["requests"]["storage"], "20Gi");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_without_a_volume_does_not_grow_but_waits_for_one() {
+    let server = Server::new();
+    let orchestrator = existing(&server).await;
+    let name = format!("{NAME}-storage");
+    let mut claim = server.get(CLAIMS, &name).expect("the claim");
+    claim["status"]["phase"] = json!("Pending");
+    server.put(CLAIMS, &name, claim.clone());
+    server.take();
+    let grow = InstanceChange::new().storage(Bytes::from_gib(20));
+    let error = orchestrator
+        .update(spec().id, &grow, UpdateOptions::new())
+        .await
+        .expect_err("no volume");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::After(None)),
+        "{error}"
+    );
+    assert_eq!(writes(&server.take()).len(), 0);
+
+    let spec = spec();
+    let (answer, ()) = tokio::join!(orchestrator.update(spec.id, &grow, UpdateOptions::new()), async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        claim["status"]["phase"] = json!("Bound");
+        server.put(CLAIMS, &name, claim);
+    });
+    answer.expect("a growth");
+    find(&server.take(), &format!("PATCH {CLAIMS}/{name}"));
 }
 
 #[tokio::test(start_paused = true)]
