@@ -30,7 +30,7 @@ mod change;
 mod config;
 pub mod decor;
 #[cfg(test)]
-mod documents;
+mod documents_tests;
 pub mod dual;
 mod error;
 mod ext;
@@ -44,6 +44,7 @@ mod instance;
 pub mod migration;
 mod options;
 mod orchestrator;
+mod power;
 mod quantity;
 mod secret;
 mod spec;
@@ -67,6 +68,7 @@ pub use options::{
     LogOptions, ObjectIdentity, Operation, Plan, Power, PurgeToken, Staleness, UpdateOptions,
 };
 pub use orchestrator::{DynOrchestrator, InstanceOrchestrator};
+pub use power::{PowerChange, decide_power};
 pub use quantity::{Bytes, Cpu};
 pub use secret::Secret;
 pub use spec::{

@@ -87,11 +87,11 @@ impl UpdateOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Power {
-    /// Run. Refused while the instance is suspended.
+    /// Run. Refused while the instance is suspended or held for maintenance.
     Start,
     /// Do not run.
     Stop,
-    /// Run with a new process. A stopped instance is refused: start it.
+    /// Run with a new process. Refused while the instance is held, and for a stopped one: start it.
     Restart,
     /// Stop, and refuse to start until resumed: a hold for billing.
     Suspend,

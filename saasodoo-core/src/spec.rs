@@ -156,9 +156,10 @@ pub struct Resources {
     pub cpu: Cpu,
     /// The most memory; beyond it the kernel kills the process. Default: 2 GiB.
     pub memory: Bytes,
-    /// The processor set aside on the node. `None`: a quarter of the limit on Kubernetes, nothing on Swarm.
+    /// The processor set aside on the node, fixed at creation. `None`: a quarter of the limit on Kubernetes, nothing on
+    /// Swarm.
     pub cpu_request: Option<Cpu>,
-    /// The memory set aside on the node. `None`: half of the limit on Kubernetes, nothing on Swarm.
+    /// The memory set aside on the node, fixed at creation. `None`: half of the limit on Kubernetes, nothing on Swarm.
     pub memory_request: Option<Bytes>,
 }
 
@@ -233,7 +234,9 @@ pub struct Scheduling {
     pub tolerations: BTreeSet<LabelKey>,
     /// The priority class. Kubernetes only.
     pub priority_class: Option<ObjectName>,
-    /// How long Odoo may take to stop before it is killed. Default: 60 s; Docker's own default is 10 s.
+    /// How long Odoo may take to stop before it is killed, 1 to 600 s. Default: 60 s; Docker's own default is 10 s.
+    /// [`Deadlines::termination`](crate::Deadlines::termination) should be longer, or a deletion ends with a timeout
+    /// while the process still stops.
     pub stop_grace_seconds: u16,
 }
 
@@ -458,6 +461,13 @@ impl InstanceSpec {
             }
         }
         self.probes.validate()?;
+        // Without any grace Kubernetes forgets a pod whose process may still write.
+        range(
+            "scheduling.stop_grace_seconds",
+            self.scheduling.stop_grace_seconds,
+            1,
+            600,
+        )?;
         for addon in self.addons.custom.iter().chain(&self.addons.disabled) {
             if addon.is_empty()
                 || addon.len() > 128
@@ -482,8 +492,10 @@ impl InstanceSpec {
 
 /// True for label keys that this library, the guide's tools, Traefik or the platforms themselves give a meaning.
 fn is_our_label(key: &str) -> bool {
+    // Traefik reads its labels whatever their case.
+    let key = key.to_ascii_lowercase();
     let prefix = key.split('/').next().unwrap_or_default();
-    matches!(key, "app" | "managed-by" | "instance-id" | "database")
+    matches!(key.as_str(), "app" | "managed-by" | "instance-id" | "database")
         || ["traefik.", "saasodoo.", "com.docker."]
             .iter()
             .any(|reserved| key.starts_with(reserved))
@@ -492,21 +504,8 @@ fn is_our_label(key: &str) -> bool {
 
 impl DatabaseEndpoint {
     fn validate(&self) -> Result<()> {
-        let hostname = !self.host.is_empty()
-            && self.host.len() <= 253
-            && self
-                .host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'));
-        if !hostname {
-            return Err(Error::invalid(
-                "database.host",
-                format!("{} is not a host or address", quoted(&self.host)),
-            ));
-        }
-        if self.port == 0 {
-            return Err(Error::invalid("database.port", "0 is not a port"));
-        }
+        server_host(&self.host).map_err(|why| Error::invalid("database.host", why))?;
+        server_port(self.port).map_err(|why| Error::invalid("database.port", why))?;
         identifier("database.name", &self.name)?;
         match &self.user {
             Some(user) => identifier("database.user", user)?,
@@ -514,6 +513,27 @@ impl DatabaseEndpoint {
         }
         secret_given("database.password", &self.password)
     }
+}
+
+/// Whether this can be the host of a database server.
+pub(crate) fn server_host(host: &str) -> Result<(), String> {
+    let ok = (1..=253).contains(&host.len())
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'));
+    if ok {
+        Ok(())
+    } else {
+        Err(format!("{} is not a host or address", quoted(host)))
+    }
+}
+
+/// Whether this can be the port of a database server.
+pub(crate) fn server_port(port: u16) -> Result<(), String> {
+    if port == 0 {
+        return Err("0 is not a port between 1 and 65535".to_owned());
+    }
+    Ok(())
 }
 
 impl Resources {
@@ -684,6 +704,10 @@ mod tests {
             ("storage", |s| s.storage = Bytes::ZERO),
             ("probes.period_seconds", |s| s.probes.period_seconds = 0),
             ("probes.startup_seconds", |s| s.probes.startup_seconds = 1),
+            ("scheduling.stop_grace_seconds", |s| s.scheduling.stop_grace_seconds = 0),
+            ("scheduling.stop_grace_seconds", |s| {
+                s.scheduling.stop_grace_seconds = 601
+            }),
             ("admin.email", |s| {
                 s.admin = Some(AdminAccount {
                     email: "nobody".to_owned(),
@@ -698,6 +722,11 @@ mod tests {
             }),
             ("database.host", |s| {
                 s.database = Some(DatabaseEndpoint::new("a b", "d", "u", "p".into()))
+            }),
+            ("database.port", |s| {
+                let mut database = DatabaseEndpoint::new("h", "d", "u", "p".into());
+                database.port = 0;
+                s.database = Some(database);
             }),
             ("database.name", |s| {
                 s.database = Some(DatabaseEndpoint::new("h", "d'; --", "u", "p".into()))
@@ -730,6 +759,12 @@ mod tests {
                 s.labels.insert(
                     "traefik.enable".parse().expect("a key"),
                     "true".parse().expect("a value"),
+                );
+            }),
+            ("labels", |s| {
+                s.labels.insert(
+                    "Traefik.HTTP.routers.x.rule".parse().expect("a key"),
+                    "x".parse().expect("a value"),
                 );
             }),
             ("addons", |s| {
