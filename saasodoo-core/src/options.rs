@@ -55,7 +55,8 @@ pub enum DataPolicy {
     /// The data that an earlier instance of this id left behind when it was deleted; it must be there.
     AdoptRetained,
     /// The data in this directory, under the root that the backend is configured with; it must be there. It is never
-    /// deleted by a rollback or by a purge of this instance.
+    /// deleted by a rollback or by a purge of this instance: a purge at most forgets that it was adopted. Until then a
+    /// deleted instance leaves it behind as its own.
     AdoptDirectory(DataPath),
 }
 

@@ -239,6 +239,11 @@ impl SimUnit {
         })
     }
 
+    /// It answers, and shall.
+    pub(super) fn is_up(&self) -> bool {
+        self.ready && self.wanted
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         self.phase == UnitPhase::Lost
     }
