@@ -48,6 +48,8 @@ mod power;
 mod quantity;
 mod secret;
 mod spec;
+#[cfg(test)]
+mod spec_tests;
 mod status;
 mod text;
 
