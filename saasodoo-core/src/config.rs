@@ -275,10 +275,6 @@ fn bad(variable: &str, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Configuration, why).with_field(variable)
 }
 
-fn is_dns_label(text: &str) -> bool {
-    (1..=63).contains(&text.len()) && is_dns_part(text)
-}
-
 /// DNS-1123: what Kubernetes takes as the name of most objects, a storage class among them.
 fn dns_subdomain(text: &str) -> Result<String, String> {
     if text.len() <= 253 && text.split('.').all(|label| !label.is_empty() && is_dns_part(label)) {
@@ -297,7 +293,7 @@ fn is_dns_part(text: &str) -> bool {
 }
 
 fn dns_label(text: &str) -> Result<String, String> {
-    if is_dns_label(text) {
+    if (1..=63).contains(&text.len()) && is_dns_part(text) {
         Ok(text.to_owned())
     } else {
         Err(format!("{text:?} is not a DNS label"))
@@ -331,6 +327,25 @@ mod tests {
             Config::from_vars([("BASE_DOMAIN", "")]).expect("empty is unset"),
             Config::default()
         );
+    }
+
+    #[test]
+    fn the_builder_checks_names_as_the_environment_does() {
+        for (host, port, field) in [
+            ("a b", 5432, "postgres_host"),
+            ("", 5432, "postgres_host"),
+            ("db", 0, "postgres_port"),
+        ] {
+            let error = Config::builder().postgres(host, port).expect_err(field);
+            assert_eq!((error.kind(), error.field()), (ErrorKind::Configuration, Some(field)));
+        }
+        let config = Config::builder().postgres("db.internal", 5433).expect("valid").build();
+        assert_eq!(
+            (config.postgres_host.as_str(), config.postgres_port),
+            ("db.internal", 5433)
+        );
+        let dotted = Config::from_vars([("STORAGE_CLASS_NAME", "rook.ceph-fs")]).expect("valid");
+        assert_eq!(dotted.storage_class, "rook.ceph-fs");
     }
 
     #[test]

@@ -218,6 +218,9 @@ pub struct Exit {
     pub out_of_memory: Option<bool>,
     /// When.
     pub at: Option<Timestamp>,
+    /// When the process was started that ended so, where the platform says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
 }
 
 impl Exit {
@@ -228,7 +231,15 @@ impl Exit {
             code: Some(code),
             out_of_memory: (code == 137).then_some(false),
             at,
+            started_at: None,
         }
+    }
+
+    /// The process had run for long enough to be forgiven what came before it.
+    fn after_a_long_run(&self) -> bool {
+        self.started_at
+            .zip(self.at)
+            .is_some_and(|(started, at)| at.as_second() - started.as_second() >= FORGIVEN_AFTER_SECONDS)
     }
 }
 
@@ -377,7 +388,8 @@ fn settled(facts: &Facts, unit: &Unit) -> bool {
 }
 
 /// How often the instance failed lately: restarts within the current unit, and failed units before it. Of restarts
-/// within a unit only the last one's time is known; with it they all count, or none does.
+/// within a unit only the last one's time is known: with it they all count, or none does, or only the last one when it
+/// ended a long run.
 fn failures(facts: &Facts, current: Option<&Unit>) -> u32 {
     let now = facts.observed_at.as_second();
     let process = current
@@ -392,7 +404,10 @@ fn failures(facts: &Facts, current: Option<&Unit>) -> u32 {
     let recent = |exit: &Exit| exit.at.is_none_or(|at| from - at.as_second() < FORGIVEN_AFTER_SECONDS);
     let within = current
         .filter(|unit| unit.last_exit.as_ref().is_none_or(recent))
-        .map_or(0, |unit| unit.restarts);
+        .map_or(0, |unit| {
+            let fresh = unit.last_exit.as_ref().is_some_and(Exit::after_a_long_run);
+            if fresh { unit.restarts.min(1) } else { unit.restarts }
+        });
     let ended = facts
         .units
         .iter()

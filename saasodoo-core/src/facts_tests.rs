@@ -196,6 +196,16 @@ fn old_restarts_do_not_make_a_crash_loop() {
         (InstanceStatus::Error, Some("crash_loop")),
         "the platform itself says so"
     );
+    let mut after_weeks = restarted(3, 5, Some(4));
+    assert_eq!(status(&facts(1, vec![after_weeks.clone()])).0, InstanceStatus::Error);
+    if let Some(exit) = &mut after_weeks.last_exit {
+        exit.started_at = Some(ago(WEEK));
+    }
+    assert_eq!(
+        status(&facts(1, vec![after_weeks])),
+        (InstanceStatus::Starting, None),
+        "the first end after a long run"
+    );
     let coming = Unit::new("u9", 9, UnitPhase::Preparing);
     let old = |order| Unit {
         last_exit: Some(Exit::with_code(1, Some(ago(601)))),
@@ -270,6 +280,7 @@ fn out_of_memory_is_told_from_a_crash() {
         code: Some(137),
         out_of_memory: Some(true),
         at: None,
+        started_at: None,
     });
     assert_eq!(
         derive(&facts(1, vec![failed(1, 137), certain, coming])).1,

@@ -167,8 +167,8 @@ impl MemoryBuilder {
         self
     }
 
-    /// The kind that the backend says it is, and how it tells where data is: a claim on Kubernetes, a directory on
-    /// Swarm. Default: [`BackendKind::Memory`].
+    /// The kind that the backend says it is, and how it tells where data is: a claim on Kubernetes, whose lists know only
+    /// what was asked for, a directory on Swarm. Default: [`BackendKind::Memory`].
     pub fn posing_as(mut self, kind: BackendKind) -> Self {
         self.settings.kind = kind;
         self

@@ -398,7 +398,8 @@ impl SimUnit {
         self.exit(exit, scene);
     }
 
-    fn exit(&mut self, exit: Exit, scene: &mut Scene<'_>) {
+    fn exit(&mut self, mut exit: Exit, scene: &mut Scene<'_>) {
+        exit.started_at = self.started.map(|at| stamp(scene.base, at));
         let ran = self
             .started
             .map_or(Duration::ZERO, |started| scene.at.saturating_sub(started));

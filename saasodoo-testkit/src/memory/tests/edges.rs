@@ -12,6 +12,13 @@ async fn an_instance_that_crashes_once_after_a_long_time_is_not_being_created() 
     memory.crash(spec.id, 1).expect("it has a process");
     let (status, cause) = code(&memory, spec.id).await;
     assert_eq!((status, cause), (InstanceStatus::Starting, Some("exited")));
+    // Once a month is no loop, however often.
+    for _ in 0..3 {
+        seconds(30 * 24 * 3600).await;
+        memory.crash(spec.id, 1).expect("it has a process");
+        seconds(2).await;
+        assert_eq!(seen(&memory, spec.id).await.0, InstanceStatus::Starting);
+    }
 }
 
 #[tokio::test(start_paused = true)]
