@@ -346,15 +346,13 @@ impl Inner {
             return Err(not_listed(name));
         }
         let holder: Option<Stub> = self.wire.get(&CLAIM, claim).await?;
-        if let Some(holder) = holder {
-            // Another one of that name would be bound to the volume as soon as the volume is free.
-            let same = reference["uid"] == *holder.metadata.uid;
-            let what = if same { "is still there" } else { "has been made again" };
-            return Err(
-                Error::conflict(["purge"], format!("the claim {claim} {what}, so volume {name} is kept"))
-                    .with_retry(if same { Retry::After(None) } else { Retry::Never })
-                    .with_advice("look at the claim and the volume"),
-            );
+        if holder.is_some_and(|holder| reference["uid"] == *holder.metadata.uid) {
+            return Err(Error::conflict(
+                ["purge"],
+                format!("the claim {claim} is still there, so volume {name} is kept"),
+            )
+            .with_retry(Retry::After(None))
+            .with_advice("look at what keeps the claim"));
         }
         if volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete" {
             return Ok(());
