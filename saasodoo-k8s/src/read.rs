@@ -187,24 +187,22 @@ impl Inner {
     async fn explain_mounts(&self, live: &mut Live) {
         let now = Timestamp::now().as_second();
         for pod in &mut live.pods {
-            let slow = pod
-                .status
-                .start_time
-                .is_some_and(|at| now - at.as_second() > SLOW_MOUNT);
             let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let Some(started) = pod.status.start_time.map(Timestamp::as_second) else {
+                continue;
+            };
+            let slow = now - started > SLOW_MOUNT && pod.metadata.deletion_timestamp.is_none();
             let statuses = pod.status.container_statuses.iter_mut();
             let mut waiting = statuses
                 .filter_map(|status| status.state.waiting.as_mut())
-                .filter(|waiting| waiting.reason == "ContainerCreating");
-            let (Some(waiting), true) = (waiting.next(), slow && pod.metadata.deletion_timestamp.is_none()) else {
-                continue;
-            };
-            let fields = format!("involvedObject.uid={uid},reason={MOUNT_FAILED}");
+                .filter(|waiting| slow && waiting.reason == "ContainerCreating");
+            let Some(waiting) = waiting.next() else { continue };
+            let fields = format!("involvedObject.uid={uid}");
             match self.wire.some_with::<EventView>(&EVENT, &fields, PAGE).await {
                 Ok(events) => {
-                    if let Some(last) = events.into_iter().max_by_key(|event| event.last_timestamp) {
+                    if let Some(message) = mount_failure(events, started) {
                         waiting.reason = MOUNT_FAILED.to_owned();
-                        waiting.message = last.message;
+                        waiting.message = message;
                     }
                 }
                 Err(error) => tracing::debug!(%error, "the pod's events were not read"),
@@ -244,8 +242,19 @@ impl Inner {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct EventView {
+    reason: String,
     last_timestamp: Option<Timestamp>,
     message: String,
+}
+
+/// Why the volumes are not mounted, if that is the last that happened to the pod. In its first seconds a mount fails now
+/// and then, such as that of a Secret that is not made yet; and whoever pulls an image has mounted everything.
+fn mount_failure(events: Vec<EventView>, started: i64) -> Option<String> {
+    let last = events
+        .into_iter()
+        .max_by_key(|event| (event.last_timestamp, event.reason != MOUNT_FAILED))?;
+    let at = last.last_timestamp?.as_second();
+    (last.reason == MOUNT_FAILED && at - started >= SLOW_MOUNT).then_some(last.message)
 }
 
 /// Pods of the instance that may have a process and belong to none of the Deployments.

@@ -338,9 +338,18 @@ async fn a_volume_that_cannot_be_mounted_is_the_cause() {
     server.edit(DEPLOYMENTS, NAME, |deployment| {
         deployment["status"] = json!({"observedGeneration": 100});
     });
-    let event = |at: &str, message: &str| json!({"metadata": {}, "lastTimestamp": at, "message": message});
-    server.put(EVENTS, "new.1", event("2026-01-01T00:00:00Z", "an older failure"));
-    server.put(EVENTS, "new.2", event("2026-01-01T00:01:00Z", "no such directory"));
+    let event = |seconds: i64, reason: &str, message: &str| {
+        let at = started + jiff::SignedDuration::from_secs(seconds);
+        server.put(
+            EVENTS,
+            &format!("new.{seconds}"),
+            json!({"metadata": {}, "lastTimestamp": at.to_string(), "reason": reason, "message": message}),
+        );
+    };
+    // The Secret comes a moment after the pod.
+    event(1, "FailedMount", "no such secret");
+    assert_eq!(orchestrator.get(id()).await.expect("there").cause, None);
+    event(30, "FailedMount", "no such directory");
     let seen = orchestrator.get(id()).await.expect("there");
     assert!(
         matches!(&seen.cause, Some(Cause::MountFailed { message }) if message == "no such directory"),
@@ -352,7 +361,11 @@ async fn a_volume_that_cannot_be_mounted_is_the_cause() {
         .into_iter()
         .find(|request| request.path == EVENTS)
         .expect("asked");
-    assert!(asked.query["fieldSelector"].contains("reason=FailedMount"));
+    assert!(asked.query["fieldSelector"].starts_with("involvedObject.uid="));
+    // All is mounted by now.
+    event(40, "Pulling", "a large image");
+    assert_eq!(orchestrator.get(id()).await.expect("there").cause, None);
+    server.remove(EVENTS, "new.40");
     // Without the permission the rest is as it was.
     server.refuse(&format!("GET {EVENTS}"), 403, forbidden());
     assert_eq!(orchestrator.get(id()).await.expect("there").cause, None);
