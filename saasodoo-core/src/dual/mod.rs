@@ -499,10 +499,12 @@ impl InstanceOrchestrator for DualRun {
         let home = match self.writable(spec.id, OperationKind::Create).await? {
             same if same == home => home,
             other => {
-                return Err(Error::conflict(["id"], format!("the instance was moved to the {other} meanwhile"))
-                    .with_operation(OperationKind::Create)
-                    .with_instance(spec.id)
-                    .with_retry(Retry::After(None)));
+                return Err(
+                    Error::conflict(["id"], format!("the instance was moved to the {other} meanwhile"))
+                        .with_operation(OperationKind::Create)
+                        .with_instance(spec.id)
+                        .with_retry(Retry::After(None)),
+                );
             }
         };
         let ensured = self

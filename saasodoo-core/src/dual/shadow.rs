@@ -15,8 +15,8 @@ use super::sink::{Divergence, DivergenceKind, hand_over};
 use super::stats::count;
 use super::{Settings, Sides};
 use crate::{
-    CreateOptions, DataPolicy, DeleteOptions, DynOrchestrator, EnsureOutcome, Error, ErrorKind, Hold, Instance, InstanceChange,
-    InstanceId, InstanceSpec, OperationKind, Power, Result, Retry, UpdateOptions,
+    CreateOptions, DataPolicy, DeleteOptions, DynOrchestrator, EnsureOutcome, Error, ErrorKind, Hold, Instance,
+    InstanceChange, InstanceId, InstanceSpec, OperationKind, Power, Result, Retry, UpdateOptions,
 };
 
 /// A write to be repeated on the other side.
@@ -173,10 +173,7 @@ struct UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.all
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
@@ -326,7 +323,10 @@ async fn write_all(sides: Arc<Sides>, mut writes: mpsc::Receiver<(Place, Write)>
 async fn lives_still(sides: &Sides, home: Place, id: InstanceId) -> Result<()> {
     match sides.settings.placement.get(id).await?.unwrap_or_default() {
         Placement::At(place) if place == home => Ok(()),
-        Placement::At(place) => Err(Error::new(ErrorKind::NotAllowed, format!("it lives on the {place} now"))),
+        Placement::At(place) => Err(Error::new(
+            ErrorKind::NotAllowed,
+            format!("it lives on the {place} now"),
+        )),
         Placement::Moving { from } => Err(Error::new(
             ErrorKind::NotAllowed,
             format!("it is being moved off the {from}"),
@@ -381,7 +381,11 @@ async fn repeat(
             copy(orchestrator, spec.id).await?;
             let created = twice(|| orchestrator.create(&spec, options.clone())).await?;
             let made = created.outcome == EnsureOutcome::Created;
-            let there = if made { created.instance } else { closed(created.instance)? };
+            let there = if made {
+                created.instance
+            } else {
+                closed(created.instance)?
+            };
             if there.facts.hold != Some(Hold::Suspended) {
                 twice(|| orchestrator.set_power(spec.id, Power::Suspend)).await?;
             }

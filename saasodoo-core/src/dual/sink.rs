@@ -97,7 +97,11 @@ pub(super) async fn hand_over(sink: &dyn DivergenceSink, budget: Duration, diver
     match tokio::time::timeout(budget, recorded).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) => tracing::warn!(divergence = what, "the sink has panicked; the divergence is lost"),
-        Err(_) => tracing::warn!(divergence = what, ?budget, "the sink does not take the divergence; it is lost"),
+        Err(_) => tracing::warn!(
+            divergence = what,
+            ?budget,
+            "the sink does not take the divergence; it is lost"
+        ),
     }
 }
 

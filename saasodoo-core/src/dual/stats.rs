@@ -66,7 +66,11 @@ impl Counters {
         let number = |found: usize| u64::try_from(found).unwrap_or(u64::MAX);
         let of = |wanted: fn(&Verdict) -> bool| {
             let fields = verdicts.iter().filter(|field| wanted(&field.verdict));
-            number(fields.filter(|field| open(field) || !at_first.contains(&field.field)).count())
+            number(
+                fields
+                    .filter(|field| open(field) || !at_first.contains(&field.field))
+                    .count(),
+            )
         };
         // A field may also be gone in the last sample, as `present` is once both sides have the instance.
         let still_open: BTreeSet<&str> = verdicts.iter().filter(|f| open(f)).map(|f| f.field.as_str()).collect();

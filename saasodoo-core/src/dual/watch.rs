@@ -53,7 +53,10 @@ const fn index(place: Place) -> usize {
 
 pub(super) fn merged(sides: &Sides, filter: &InstanceFilter) -> BoxStream<'static, InstanceEvent> {
     let placement = Arc::clone(&sides.settings.placement);
-    let moves = placement.changes().map(|(id, placement)| Item::Moved(id, placement.read_from())).boxed();
+    let moves = placement
+        .changes()
+        .map(|(id, placement)| Item::Moved(id, placement.read_from()))
+        .boxed();
     let items = [
         side(sides, Place::Primary, filter),
         side(sides, Place::Secondary, filter),
