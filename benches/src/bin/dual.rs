@@ -49,6 +49,9 @@ struct Options {
     /// How long a creation waits for the secondary, in milliseconds.
     #[arg(long, default_value_t = 50)]
     budget_ms: u64,
+    /// How many threads the runtime has; 0: the caller's only, on which all work beside its way then competes with it.
+    #[arg(long, default_value_t = 0)]
+    workers: usize,
     /// Exit with an error when a target does not hold.
     #[arg(long)]
     check: bool,
@@ -248,9 +251,19 @@ impl Bench {
     }
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    let mut runtime = match options.workers {
+        0 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if options.workers > 0 {
+        runtime.worker_threads(options.workers);
+    }
+    runtime.enable_all().build()?.block_on(measure(&options))
+}
+
+async fn measure(options: &Options) -> anyhow::Result<()> {
     // The planned panics are caught; what they say is in the way of the table.
     std::panic::set_hook(Box::new(|_| {}));
     let mut results = Results::new("dual", "in memory");
@@ -262,7 +275,7 @@ async fn main() -> anyhow::Result<()> {
     ];
     let size = usize::try_from(options.instances)?;
     for (name, fault) in secondaries {
-        let bench = Bench::with(&options, fault).await?;
+        let bench = Bench::with(options, fault).await?;
         for operation in OPERATIONS {
             let pair = bench.run(operation, options.calls).await?;
             let label = format!("{operation}, secondary {name}");
@@ -284,8 +297,8 @@ async fn main() -> anyhow::Result<()> {
         ));
     }
     results.notes.push(format!(
-        "A call of the primary takes {} us by a wait that yields to the runtime; the in-memory work comes on top. The policy is Mirror.",
-        options.service_us
+        "A call of the primary takes {} us by a wait that yields to the runtime; the in-memory work comes on top. The policy is Mirror; {} worker threads beside the caller's.",
+        options.service_us, options.workers
     ));
     results.notes.push(format!(
         "A creation waits for the secondary's answer, at most {} ms here; nothing else does.",
