@@ -183,7 +183,7 @@ async fn reopened(path: &PathBuf) -> Arc<JournalPlacement> {
         if journal.is_ok() {
             break;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        tokio::time::sleep(Duration::from_millis(1)).await;
         journal = FileJournal::open(path);
     }
     let journal = Arc::new(journal.expect("a journal"));
