@@ -1,0 +1,1 @@
+//! The server by itself, without any client library.
