@@ -200,3 +200,14 @@ async fn the_adapter_keeps_the_contract() {
         "two writers on one directory, or data deleted while in use"
     );
 }
+
+/// Sixteen clauses at once: requests, changes and watches of many instances meet.
+#[tokio::test(start_paused = true)]
+async fn clauses_can_run_at_once() {
+    let subject = FakeSubject::new().await;
+    let fake = subject.fake.clone();
+    let report = Runner::new(Arc::new(subject)).concurrency(16).run().await;
+    println!("{report}");
+    report.assert_passed(150);
+    assert_eq!(fake.violations(), Vec::<String>::new());
+}

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::api::FOREGROUND;
 use super::state::{Job, State};
-use super::store::{Key, Object, PODS, finalizers, is_deleting, owners, text, uid, unfinalize};
+use super::store::{DEPLOYMENTS, Key, Object, PODS, finalizers, is_deleting, owners, text, uid, unfinalize};
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const HASH: &str = "pod-template-hash";
@@ -46,19 +46,34 @@ impl State {
                 self.begin_deletion(pod, "", None);
             }
         }
+        let mut refused = None;
         // Also pods that are ending hold a new template up, and those of the same template do not: the real one's
         // replica set counts only what shall run.
         if !recreate || old.is_empty() {
             let mut active: Vec<_> = new.iter().filter(|(_, pod)| !is_deleting(pod)).collect();
-            for _ in active.len()..desired {
-                self.make_pod(key, &deployment, &hash);
+            let missing = active.len()..desired;
+            if self.no_pods.is_none() {
+                for _ in missing {
+                    self.make_pod(key, &deployment, &hash);
+                }
+            } else if !missing.is_empty() {
+                refused = self.no_pods.clone();
             }
             active.sort_by_key(|(_, pod)| !is_ready(pod));
             for (pod, _) in active.iter().skip(desired) {
                 self.begin_deletion(pod, "", None);
             }
         }
-        self.report(key, &deployment, &hash, desired);
+        self.report(key, &deployment, &hash, desired, refused);
+    }
+
+    /// Has every Deployment looked at again.
+    pub(super) fn retry_deployments(&mut self) {
+        let all = self.store.all(DEPLOYMENTS, "");
+        let all: Vec<Key> = all.map(|(key, _)| key.clone()).collect();
+        for key in all {
+            self.later(Job::Deployment(key), Duration::from_millis(10));
+        }
     }
 
     fn make_pod(&mut self, deployment: &Key, object: &Value, hash: &str) {
@@ -87,7 +102,7 @@ impl State {
     }
 
     /// Writes the status of a Deployment.
-    fn report(&mut self, key: &Key, deployment: &Object, hash: &str, desired: usize) {
+    fn report(&mut self, key: &Key, deployment: &Object, hash: &str, desired: usize, refused: Option<String>) {
         let owner = uid(deployment).to_owned();
         let pods = self.pods_of(key, &owner);
         let active: Vec<_> = pods
@@ -129,6 +144,19 @@ impl State {
             )
         };
         condition(&mut conditions, "Available", available, &now, true);
+        match refused {
+            Some(why) => {
+                let why = format!("pods \"{}-{hash}-\" is forbidden: {why}", key.name);
+                condition(
+                    &mut conditions,
+                    "ReplicaFailure",
+                    ("True", "FailedCreate", why),
+                    &now,
+                    false,
+                );
+            }
+            None => conditions.retain(|condition| condition["type"] != "ReplicaFailure"),
+        }
         let rollout = self.rollouts.insert(owner, hash.to_owned());
         let new_rollout = rollout.as_deref() != Some(hash);
         let set = format!("ReplicaSet \"{}-{hash}\"", key.name);

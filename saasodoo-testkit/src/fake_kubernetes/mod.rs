@@ -24,7 +24,7 @@
 //! - The times in objects are those of tokio's clock. An adapter that asks the wall clock finds them in the future while
 //!   the clock is paused: what it decides by an age (a process that has *settled* after a crash, a pod that is *overdue*)
 //!   is not decided here.
-//! - There are no ReplicaSets, no Events, no nodes and no quotas: pods belong to their Deployment directly, and why a
+//! - There are no ReplicaSets, no Events and no node objects: pods belong to their Deployment directly, and why a
 //!   mount fails is told by nothing but a container that is being created for ever.
 //! - Server-side apply and JSON patches are answered with 415, `stringData` and deletions of collections are refused,
 //!   and there are no managed fields. Of the defaults that a server fills in, those that an adapter may stumble over are.
@@ -251,6 +251,15 @@ impl FakeKubernetes {
     /// Serves a kind such as `IngressRoute` no more, as when its definition was never installed.
     pub fn remove_kind(&self, kind: impl Into<String>) {
         self.inner.state().absent.push(kind.into());
+    }
+
+    /// Admits no new pods, and says so: `exceeded quota: …` is what a quota says. `None`: admits them again.
+    pub fn refuse_pods(&self, why: Option<&str>) {
+        let mut state = self.inner.state();
+        state.no_pods = why.map(str::to_owned);
+        state.retry_deployments();
+        drop(state);
+        self.inner.publish();
     }
 
     // Data.

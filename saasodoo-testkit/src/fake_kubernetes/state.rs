@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) violations: Vec<String>,
     pub(super) absent: Vec<String>,
     pub(super) denied: BTreeSet<(String, String)>,
+    /// Why no pod is admitted.
+    pub(super) no_pods: Option<String>,
     pub(super) down: bool,
     /// Raised to cut all streams.
     pub(super) epoch: u64,
@@ -99,6 +101,7 @@ impl State {
             violations: Vec::new(),
             absent: Vec::new(),
             denied: BTreeSet::new(),
+            no_pods: None,
             down: false,
             epoch: 0,
             requests: 0,
