@@ -26,8 +26,8 @@
 //!   is not decided here.
 //! - There are no ReplicaSets, no Events and no node objects: pods belong to their Deployment directly, and why a
 //!   mount fails is told by nothing but a container that is being created for ever.
-//! - Server-side apply and JSON patches are answered with 415, `stringData` and deletions of collections are refused,
-//!   and there are no managed fields. Of the defaults that a server fills in, those that an adapter may stumble over are.
+//! - Server-side apply and JSON patches are answered with 415, deletions of collections with 405, and there are no
+//!   managed fields. Of the defaults that a server fills in, those that an adapter may stumble over are.
 //! - Validation covers names, labels, annotations, selectors, containers, requests above limits, and what is immutable;
 //!   there are no schemas, and a priority class need not exist. Quantities stay as they were written.
 //! - Subresources: the log of a pod, and no other. `status` cannot be written.
@@ -221,6 +221,14 @@ impl FakeKubernetes {
     /// Takes connections again.
     pub fn start_server(&self) {
         self.inner.state().down = false;
+    }
+
+    /// Refuses watches and nothing else, and breaks those that there are; `false`: takes them again.
+    pub fn fail_watches(&self, fail: bool) {
+        self.inner.state().blind = fail;
+        if fail {
+            self.cut(false);
+        }
     }
 
     /// Breaks all connections.

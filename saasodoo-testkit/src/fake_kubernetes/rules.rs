@@ -151,9 +151,9 @@ impl State {
                 object["status"] = json!({"phase": "Pending"});
             }
             SECRETS => {
-                // Keeps the values out of any text that shows an object as it was sent.
-                if object.get("stringData").is_some() {
-                    return Err(Refusal::bad("this server wants data, not stringData"));
+                let plain = object.as_object_mut().and_then(|object| object.remove("stringData"));
+                for (key, value) in plain.as_ref().and_then(Value::as_object).into_iter().flatten() {
+                    object["data"][key] = json!(base64(value.as_str().unwrap_or_default().as_bytes()));
                 }
                 fill(object, json!({"type": "Opaque"}));
             }
@@ -470,4 +470,39 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
 fn millis(text: &str) -> Option<u64> {
     let cpu: saasodoo_core::Cpu = text.parse().ok()?;
     Some(cpu.millis().into())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let group = chunk.iter().fold(0, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let digit = usize::try_from(group >> (18 - 6 * place) & 63).unwrap_or(0);
+            text.push(if place <= chunk.len() {
+                char::from(DIGITS[digit])
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_kept_in_base64() {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("shared", "c2hhcmVk"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
 }

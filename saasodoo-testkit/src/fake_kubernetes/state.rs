@@ -72,6 +72,8 @@ pub(super) struct State {
     /// Why no pod is admitted.
     pub(super) no_pods: Option<String>,
     pub(super) down: bool,
+    /// Watches are refused, and nothing else.
+    pub(super) blind: bool,
     /// Raised to cut all streams.
     pub(super) epoch: u64,
     pub(super) requests: u64,
@@ -103,6 +105,7 @@ impl State {
             denied: BTreeSet::new(),
             no_pods: None,
             down: false,
+            blind: false,
             epoch: 0,
             requests: 0,
             fault: None,

@@ -81,7 +81,8 @@ impl Inner {
                 Ok(asked) if asked.is_stream() => None,
                 _ => state.count_request(),
             };
-            if state.down {
+            let watches = asked.as_ref().is_ok_and(|asked| asked.flag("watch"));
+            if state.down || (state.blind && watches) {
                 return Err(refused());
             }
             (asked, fault, state.epoch)
