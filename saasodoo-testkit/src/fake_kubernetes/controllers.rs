@@ -143,7 +143,7 @@ impl State {
                 "Deployment does not have minimum availability.".to_owned(),
             )
         };
-        condition(&mut conditions, "Available", available, &now, true);
+        condition(&mut conditions, "Available", available, &now, false);
         match refused {
             Some(why) => {
                 let why = format!("pods \"{}-{hash}-\" is forbidden: {why}", key.name);
@@ -295,7 +295,7 @@ pub(super) fn condition(
     let new = json!({
         "type": type_, "status": status, "reason": reason, "message": message,
         "lastTransitionTime": kept("lastTransitionTime", same),
-        "lastUpdateTime": kept("lastUpdateTime", unchanged && !moved || (unchanged && type_ == "Available")),
+        "lastUpdateTime": kept("lastUpdateTime", unchanged && !moved),
     });
     match conditions.iter_mut().find(|other| other["type"] == type_) {
         Some(place) => *place = new,
