@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,7 +10,7 @@ use super::refusal::Refusal;
 use super::request::{Asked, Target};
 use super::rules::has_generation;
 use super::selector::Selector;
-use super::state::{Job, State};
+use super::state::{Job, NOTICED, State};
 use super::store::{Key, NAMESPACES, Object, PODS, Resource, Rest, finalizers, is_deleting, text, uid};
 
 type Answer = Result<(u16, Value), Refusal>;
@@ -285,7 +284,7 @@ impl State {
             }
         }
         let object = self.write(key, object);
-        self.later(Job::Collect, Duration::from_millis(10));
+        self.later(Job::Collect, NOTICED);
         Some(object)
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::api::FOREGROUND;
-use super::state::{Job, State};
+use super::state::{Job, NOTICED, State};
 use super::store::{DEPLOYMENTS, Key, Object, PODS, finalizers, is_deleting, owners, text, uid, unfinalize};
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -72,7 +72,7 @@ impl State {
         let all = self.store.all(DEPLOYMENTS, "");
         let all: Vec<Key> = all.map(|(key, _)| key.clone()).collect();
         for key in all {
-            self.later(Job::Deployment(key), Duration::from_millis(10));
+            self.later(Job::Deployment(key), NOTICED);
         }
     }
 

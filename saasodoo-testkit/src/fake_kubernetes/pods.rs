@@ -19,7 +19,7 @@ use super::store::{CLAIMS, Key, Object, PODS, SECRETS, VOLUMES, is_deleting, tex
 const NODE: &str = "fake-node";
 const NODE_LABELS: [(&str, &str); 2] = [("kubernetes.io/hostname", NODE), ("kubernetes.io/os", "linux")];
 /// How long a process takes to end when it is told to.
-const STOPPING: Duration = Duration::from_millis(300);
+const STOPPING: Duration = Duration::from_millis(1500);
 const LONGEST_BACK_OFF: u64 = 300;
 /// A process that ran this long starts again as if it were the first time.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);

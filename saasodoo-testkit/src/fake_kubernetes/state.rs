@@ -15,8 +15,8 @@ use super::store::{
     CLAIMS, CLASSES, DEPLOYMENTS, Key, NAMESPACES, Object, PODS, Store, VOLUMES, is_deleting, owners, text,
 };
 
-/// How soon a controller notices a change.
-const NOTICED: Duration = Duration::from_millis(10);
+/// How soon a controller notices a change: sooner than a caller of the server can ask for the next.
+pub(super) const NOTICED: Duration = Duration::from_millis(3);
 
 /// What is done to a request on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

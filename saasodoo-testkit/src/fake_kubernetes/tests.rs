@@ -362,12 +362,16 @@ async fn what_is_wrong_is_refused_and_named() {
         .await;
     assert_eq!((code, &status["details"]["kind"]), (404, &json!("namespaces")));
 
+    let mut unbound = claim("unbound");
+    unbound["spec"]["storageClassName"] = json!("nowhere");
+    fake.post(CLAIMS, unbound).await;
     fake.post(CLAIMS, claim("data")).await;
     let path = format!("{CLAIMS}/data");
     let size = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
-    assert_eq!(fake.patch(&path, size("2Gi")).await.0, 422, "not bound yet");
     fake.until(&path, "bound", |claim| claim["status"]["phase"] == "Bound")
         .await;
+    let (code, _) = fake.patch(&format!("{CLAIMS}/unbound"), size("2Gi")).await;
+    assert_eq!(code, 422, "it has no volume yet");
     assert_eq!(fake.patch(&path, size("512Mi")).await.0, 422, "smaller");
     assert_eq!(
         fake.patch(&path, json!({"spec": {"storageClassName": "x"}})).await.0,
