@@ -183,13 +183,19 @@ impl State {
 
     fn change(&mut self, key: &Key, present: &Value, asked: &Asked) -> Answer {
         let body = json_body(asked)?;
-        let (wanted, seen) = (text(&body, "/metadata/uid"), uid(present));
-        if !wanted.is_empty() && wanted != seen {
-            return Err(Refusal::other_uid(key.resource, &key.name, wanted, seen));
-        }
         let version = text(&body, "/metadata/resourceVersion");
         if !version.is_empty() && version != text(present, "/metadata/resourceVersion") {
             return Err(Refusal::modified(key.resource, &key.name));
+        }
+        let (wanted, seen) = (text(&body, "/metadata/uid"), uid(present));
+        if !wanted.is_empty() && wanted != seen {
+            // For a patch the UID is a field like another, for a replacement it is a precondition.
+            return Err(if asked.method == "PUT" {
+                Refusal::other_uid(key.resource, &key.name, wanted, seen)
+            } else {
+                let why = format!("Invalid value: {wanted:?}: field is immutable");
+                Refusal::invalid(key.resource, &key.name, "metadata.uid", "FieldValueInvalid", &why)
+            });
         }
         let mut object = if asked.method == "PUT" {
             body

@@ -59,8 +59,8 @@ impl Refusal {
 
     pub(super) fn other_uid(resource: Resource, name: &str, wanted: &str, present: &str) -> Self {
         let message = format!(
-            "Operation cannot be fulfilled on {} {name:?}: Precondition failed: UID in precondition: {wanted}, UID in \
-             object meta: {present}",
+            "Operation cannot be fulfilled on {} {name:?}: the UID in the precondition ({wanted}) does not match the UID in \
+             record ({present}). The object might have been deleted and then recreated",
             resource.qualified()
         );
         Self::about(409, "Conflict", message, resource, name)

@@ -181,7 +181,9 @@ async fn versions_are_global_and_preconditions_hold() {
     let (code, status) = fake.patch(&path, stale).await;
     assert_eq!((code, &status["reason"]), (409, &json!("Conflict")));
     let other = json!({"metadata": {"uid": second["metadata"]["uid"]}, "data": {"a": "2"}});
-    assert_eq!(fake.patch(&path, other).await.0, 409);
+    let (code, status) = fake.patch(&path, other).await;
+    let field = &status["details"]["causes"][0]["field"];
+    assert_eq!((code, field), (422, &json!("metadata.uid")));
     let other = json!({"preconditions": {"uid": second["metadata"]["uid"]}});
     assert_eq!(fake.delete(&path, other).await.0, 409);
     assert_eq!(fake.get(&path).await, first, "it is as it was");
