@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
-use jiff::Timestamp;
 use saasodoo_core::{
     BackendKind, Error, ErrorKind, Instance, InstanceFilter, InstanceId, OperationKind, Result, Unparsed,
 };
@@ -55,7 +54,7 @@ impl Inner {
             tracing::warn!(%error, "a data directory cannot be looked at");
             Disk::default()
         });
-        facts::instance(&seen.service, &seen.tasks, disk, &self.config, Timestamp::now())
+        facts::instance(&seen.service, &seen.tasks, disk, &self.config, self.clock.now())
     }
 
     /// The service of an instance and its tasks. `None`: the daemon says that there is none.
@@ -106,7 +105,7 @@ impl Inner {
         for task in tasks? {
             by_service.entry(task.service.clone()).or_default().push(task);
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut read = Vec::new();
         let mut errors = Vec::new();
         let mut unmeasured = Vec::new();

@@ -285,7 +285,7 @@ impl Follower {
     fn events(&self) -> mpsc::Receiver<std::result::Result<Event, Lost>> {
         let (sender, receiver) = mpsc::channel(1024);
         // The daemon's own time of the last event; the first connection starts now, and a full look follows.
-        let since = self.event.clone().unwrap_or_else(|| seconds(Timestamp::now()));
+        let since = self.event.clone().unwrap_or_else(|| seconds(self.inner.clock.now()));
         let filter = filters(&[("type", &["service".to_owned()])]);
         let stream = self
             .inner
@@ -446,7 +446,7 @@ impl Inner {
                 .next()
                 .unwrap_or_default();
         }
-        let instance = facts::instance(&seen.service, &seen.tasks, disk, &self.config, Timestamp::now())?;
+        let instance = facts::instance(&seen.service, &seen.tasks, disk, &self.config, self.clock.now())?;
         Ok(Some((seen.service_id().to_owned(), instance)))
     }
 

@@ -94,11 +94,16 @@ impl Wire {
                 )
             }
         };
-        Ok(Self {
-            docker: docker.map_err(fail)?,
+        Ok(Self::over(docker.map_err(fail)?, deadlines))
+    }
+
+    /// Through a client that has been made already.
+    pub(crate) fn over(docker: Docker, deadlines: Deadlines) -> Self {
+        Self {
+            docker,
             deadlines,
             requests: Arc::default(),
-        })
+        }
     }
 
     /// How many requests were made so far.

@@ -57,6 +57,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "fake-docker")]
+pub mod fake_docker;
+
 pub mod contract;
 pub mod explorer;
 pub mod fixtures;
