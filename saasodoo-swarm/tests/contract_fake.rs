@@ -7,10 +7,7 @@ mod subject;
 use std::sync::Arc;
 use std::time::Duration;
 
-use saasodoo_core::{
-    CreateOptions, DeleteOptions, ErrorKind, InstanceFilter, InstanceOrchestrator, InstanceOrchestratorExt,
-    InstanceStatus,
-};
+use saasodoo_core::{DeleteOptions, InstanceFilter, InstanceOrchestrator, InstanceOrchestratorExt, InstanceStatus};
 use saasodoo_swarm::{DockerHost, SwarmOrchestrator};
 use saasodoo_testkit::contract::{Outcome, Runner};
 
@@ -30,6 +27,7 @@ async fn the_contract_holds() {
     let not_run = report.count(Outcome::Skipped) + report.count(Outcome::Unsupported);
     assert!(not_run <= 12, "too much was not run:\n{report}");
     assert_eq!(daemon.processes(), Vec::<String>::new(), "something was left running");
+    assert_eq!(daemon.violations(), Vec::<String>::new());
 }
 
 /// Over a real socket and in real time, as anybody else's client would.
@@ -44,7 +42,10 @@ async fn it_is_a_daemon_on_a_socket() {
         .build()
         .expect("a socket is there");
     let spec = spec();
-    let created = swarm.create_and_wait(&spec, Duration::from_secs(30)).await.expect("it runs");
+    let created = swarm
+        .create_and_wait(&spec, Duration::from_secs(30))
+        .await
+        .expect("it runs");
     assert_eq!(created.status, InstanceStatus::Running);
     swarm.stop(spec.id).await.expect("stopped");
     swarm.delete(spec.id, DeleteOptions::retain()).await.expect("deleted");

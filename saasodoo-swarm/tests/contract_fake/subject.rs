@@ -1,7 +1,9 @@
 //! The simulated daemon as a subject of the contract suite.
+#![allow(unreachable_pub)]
 
+use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,6 +84,9 @@ pub struct FakeSubject {
     pub daemon: FakeDocker,
     orchestrator: SwarmOrchestrator,
     root: tempfile::TempDir,
+    /// Directories with data. CephFS never gives an inode number out twice, and the file systems of test machines do
+    /// so at once, unless somebody still has the old directory open.
+    open: Mutex<Vec<File>>,
 }
 
 impl FakeSubject {
@@ -92,6 +97,7 @@ impl FakeSubject {
             daemon,
             orchestrator: orchestrator.expect("nothing to connect to"),
             root,
+            open: Mutex::default(),
         }
     }
 }
@@ -139,8 +145,11 @@ impl Subject for FakeSubject {
 
     async fn write_file(&self, instance: &Instance, name: &str, content: &str) -> Result<()> {
         let location = instance.storage.location.as_ref();
-        let location = location.ok_or_else(|| trouble("no location"))?;
-        std::fs::write(path(location)?.join(name), content).map_err(trouble)
+        let directory = path(location.ok_or_else(|| trouble("no location"))?)?;
+        std::fs::write(directory.join(name), content).map_err(trouble)?;
+        let opened = File::open(directory).map_err(trouble)?;
+        self.open.lock().map_err(trouble)?.push(opened);
+        Ok(())
     }
 
     async fn read_file(&self, location: &StorageLocation, name: &str) -> Result<Option<String>> {
@@ -174,7 +183,10 @@ impl Subject for FakeSubject {
         let service = docker.inspect_service(name, None::<InspectServiceOptions>).await;
         let service = service.map_err(trouble)?;
         let mut body = service.spec.ok_or_else(|| trouble("no spec"))?;
-        let container = body.task_template.as_mut().and_then(|template| template.container_spec.as_mut());
+        let container = body
+            .task_template
+            .as_mut()
+            .and_then(|template| template.container_spec.as_mut());
         let env = container.and_then(|container| container.env.as_mut());
         let env = env.ok_or_else(|| trouble("no environment"))?;
         env.retain(|entry| !entry.starts_with("ODOO_DATABASE_PORT_NUMBER="));
@@ -183,7 +195,10 @@ impl Subject for FakeSubject {
         let options = UpdateServiceOptionsBuilder::new()
             .version(i32::try_from(version).map_err(trouble)?)
             .build();
-        docker.update_service(name, body, options, None).await.map_err(trouble)?;
+        docker
+            .update_service(name, body, options, None)
+            .await
+            .map_err(trouble)?;
         Ok(true)
     }
 

@@ -61,7 +61,10 @@ fn swarm(fake: &FakeDocker, request: &Request, parts: &[&str]) -> Answer {
         ["services", id, "update"] if *method == post => fake.with(|world| update(world, id, request)),
         ["tasks"] if *method == get => fake.with(|world| list_tasks(world, request)),
         ["tasks", id] if *method == get => fake.with(|world| {
-            let found = world.tasks.values().find(|task| task.id.starts_with(id) && !id.is_empty());
+            let found = world
+                .tasks
+                .values()
+                .find(|task| task.id.starts_with(id) && !id.is_empty());
             match found {
                 Some(task) => Ok(Reply::ok(&task.render(|at| world.time(at)))),
                 None => Err(Reply::error(StatusCode::NOT_FOUND, format!("task {id} not found"))),
@@ -119,7 +122,10 @@ fn insert_defaults(spec: &mut Value) {
         (["UpdateConfig", ""], update.clone()),
         (["RollbackConfig", ""], update),
         (["EndpointSpec", ""], json!({"Mode": "vip"})),
-        (["TaskTemplate", "RestartPolicy"], json!({"Condition": "any", "Delay": 5_000_000_000_u64, "MaxAttempts": 0})),
+        (
+            ["TaskTemplate", "RestartPolicy"],
+            json!({"Condition": "any", "Delay": 5_000_000_000_u64, "MaxAttempts": 0}),
+        ),
         (["TaskTemplate", "Placement"], json!({})),
         (["TaskTemplate", "Resources"], json!({"Limits": {}, "Reservations": {}})),
     ] {
@@ -175,7 +181,16 @@ fn status(world: &World, service: &Service) -> Value {
 }
 
 fn list_tasks(world: &World, request: &Request) -> Answer {
-    let known = ["desired-state", "id", "label", "name", "node", "runtime", "service", "_up-to-date"];
+    let known = [
+        "desired-state",
+        "id",
+        "label",
+        "name",
+        "node",
+        "runtime",
+        "service",
+        "_up-to-date",
+    ];
     let filters = Filters::of(request, &known)?;
     for state in filters.values("desired-state").unwrap_or_default() {
         if !matches!(state.as_str(), "running" | "shutdown" | "accepted" | "ready" | "remove") {
@@ -184,7 +199,9 @@ fn list_tasks(world: &World, request: &Request) -> Answer {
         }
     }
     let services: Option<Vec<&str>> = filters.values("service").map(|names| {
-        let found = names.iter().map(|name| find_service(world, name).map_or(name.as_str(), |found| found.id.as_str()));
+        let found = names
+            .iter()
+            .map(|name| find_service(world, name).map_or(name.as_str(), |found| found.id.as_str()));
         found.collect()
     });
     let matching = world.tasks.values().filter(|task| {
@@ -196,10 +213,14 @@ fn list_tasks(world: &World, request: &Request) -> Answer {
             && filters.is("runtime", "container")
             && filters.values("node").is_none_or(|names| {
                 let node = task.node.as_deref().unwrap_or_default();
-                names.iter().any(|name| name == node || (name == "manager1" && !node.is_empty()))
+                names
+                    .iter()
+                    .any(|name| name == node || (name == "manager1" && !node.is_empty()))
             })
     });
-    Ok(Reply::ok(&matching.map(|task| task.render(|at| world.time(at))).collect()))
+    Ok(Reply::ok(
+        &matching.map(|task| task.render(|at| world.time(at))).collect(),
+    ))
 }
 
 fn refuse(status: StatusCode, code: &str, why: impl AsRef<str>) -> Reply {
@@ -220,11 +241,18 @@ fn checked(world: &World, request: &Request) -> Result<Value, Reply> {
     if name.is_empty() || name.len() > 63 || !name.bytes().all(plain) || edges {
         return Err(invalid("name must be valid as a DNS name component"));
     }
-    let container = spec.pointer_mut("/TaskTemplate/ContainerSpec").and_then(Value::as_object_mut);
+    let container = spec
+        .pointer_mut("/TaskTemplate/ContainerSpec")
+        .and_then(Value::as_object_mut);
     let Some(container) = container else {
         return Err(invalid("Container spec must be provided"));
     };
-    if container.get("Image").and_then(Value::as_str).unwrap_or_default().is_empty() {
+    if container
+        .get("Image")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .is_empty()
+    {
         return Err(invalid("ContainerSpec: image reference must be provided"));
     }
     // Field names are read in any case and written in one.
@@ -239,9 +267,13 @@ fn checked(world: &World, request: &Request) -> Result<Value, Reply> {
             return Err(invalid(&format!("secret not found: {name}")));
         }
     }
-    let memory = spec.pointer("/TaskTemplate/Resources/Limits/MemoryBytes").and_then(Value::as_u64);
+    let memory = spec
+        .pointer("/TaskTemplate/Resources/Limits/MemoryBytes")
+        .and_then(Value::as_u64);
     if let Some(memory) = memory.filter(|memory| *memory != 0 && *memory < LEAST_MEMORY) {
-        return Err(invalid(&format!("invalid memory value {memory}: Must be at least 4MiB")));
+        return Err(invalid(&format!(
+            "invalid memory value {memory}: Must be at least 4MiB"
+        )));
     }
     let template = &mut spec["TaskTemplate"];
     if template.get("ForceUpdate").is_none() {
@@ -250,7 +282,12 @@ fn checked(world: &World, request: &Request) -> Result<Value, Reply> {
     if template.get("Runtime").is_none() {
         template["Runtime"] = json!("container");
     }
-    for network in template.get_mut("Networks").and_then(Value::as_array_mut).into_iter().flatten() {
+    for network in template
+        .get_mut("Networks")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         let target = network.get("Target").and_then(Value::as_str).unwrap_or_default();
         match objects::find_network(world, target) {
             Some(found) => network["Target"] = json!(found.id),
@@ -304,11 +341,19 @@ fn update(world: &mut World, name: &str, request: &Request) -> Answer {
     };
     let service = find_service(world, &id)?;
     if spec.get("Name").and_then(Value::as_str) != Some(service.name()) {
-        return Err(refuse(StatusCode::NOT_IMPLEMENTED, "Unimplemented", "renaming services is not supported"));
+        return Err(refuse(
+            StatusCode::NOT_IMPLEMENTED,
+            "Unimplemented",
+            "renaming services is not supported",
+        ));
     }
     if version != service.version {
         // The daemon does not know this error of Swarm's, and takes it for one of its own.
-        return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "Unknown", "update out of sequence"));
+        return Err(refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Unknown",
+            "update out of sequence",
+        ));
     }
     let (now, index) = (world.now, world.next_index());
     let Some(service) = world.services.get_mut(&id) else {
@@ -321,7 +366,9 @@ fn update(world: &mut World, name: &str, request: &Request) -> Answer {
         attributes.extend([("replicas.old", old.to_string()), ("replicas.new", new.to_string())]);
     }
     let image = |spec: &Value| {
-        let image = spec.pointer("/TaskTemplate/ContainerSpec/Image").and_then(Value::as_str);
+        let image = spec
+            .pointer("/TaskTemplate/ContainerSpec/Image")
+            .and_then(Value::as_str);
         image.unwrap_or_default().to_owned()
     };
     let (old, new) = (image(&before), image(&service.spec));

@@ -59,7 +59,9 @@ pub(super) fn handle(world: &mut World, request: &Request, parts: &[&str]) -> An
                     && filters.is("scope", scope(network))
                     && filters.labels("label", |key| network.label(key))
             });
-            Ok(Reply::ok(&matching.map(|network| render_network(world, network)).collect()))
+            Ok(Reply::ok(
+                &matching.map(|network| render_network(world, network)).collect(),
+            ))
         }
         ("POST", ["networks", "create"]) => {
             let spec = request.json()?;
@@ -116,7 +118,8 @@ fn create_secret(world: &mut World, mut spec: Value) -> Answer {
     let name = spec.get("Name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let data = spec.get("Data").and_then(Value::as_str);
     if name.is_empty() || data.is_none_or(str::is_empty) {
-        let message = "rpc error: code = InvalidArgument desc = secret data must be larger than 0 and less than 512000 bytes";
+        let message =
+            "rpc error: code = InvalidArgument desc = secret data must be larger than 0 and less than 512000 bytes";
         return Err(Reply::error(StatusCode::BAD_REQUEST, message));
     }
     if find_secret(world, &name).is_ok() {
@@ -141,7 +144,10 @@ fn remove_secret(world: &mut World, name: &str) -> Answer {
     let secret = find_secret(world, name)?;
     let (id, name) = (secret.id.clone(), secret.name().to_owned());
     let user = world.services.values().find(|service| {
-        let used = service.spec.pointer("/TaskTemplate/ContainerSpec/Secrets").and_then(Value::as_array);
+        let used = service
+            .spec
+            .pointer("/TaskTemplate/ContainerSpec/Secrets")
+            .and_then(Value::as_array);
         let mut used = used.into_iter().flatten();
         used.any(|secret| secret.get("SecretID").and_then(Value::as_str) == Some(&id))
     });
@@ -209,7 +215,9 @@ pub(super) fn images(world: &World, request: &Request) -> Answer {
                 "pull access denied for {from}, repository does not exist or may require 'docker login'"
             ));
         }
-        return Ok(Reply::ok(&json!({"status": format!("Status: Image is up to date for {image}")})));
+        return Ok(Reply::ok(
+            &json!({"status": format!("Status: Image is up to date for {image}")}),
+        ));
     }
     let named = |kind: &str| path.strip_prefix(kind)?.strip_suffix("/json");
     if request.method != http::Method::GET {
@@ -219,7 +227,9 @@ pub(super) fn images(world: &World, request: &Request) -> Answer {
         if !world.has_image(image) {
             return refused(format!("No such image: {image}"));
         }
-        return Ok(Reply::ok(&json!({"Id": digest(image), "RepoTags": [image], "Os": "linux", "Architecture": "amd64"})));
+        return Ok(Reply::ok(
+            &json!({"Id": digest(image), "RepoTags": [image], "Os": "linux", "Architecture": "amd64"}),
+        ));
     }
     if let Some(image) = named("/distribution/") {
         if !world.has_image(image) {

@@ -39,17 +39,23 @@ impl Course {
     pub(super) fn of(container: &Value, memory: u64, start: Duration) -> Self {
         let entries = container.get("Env").and_then(Value::as_array);
         let set = |name: &str| {
-            let found = entries.into_iter().flatten().filter_map(Value::as_str).find_map(|entry| {
-                let (key, value) = entry.split_once('=')?;
-                (key == name && !value.is_empty()).then_some(value)
-            });
+            let found = entries
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .find_map(|entry| {
+                    let (key, value) = entry.split_once('=')?;
+                    (key == name && !value.is_empty()).then_some(value)
+                });
             found.map(str::to_owned)
         };
         // A shell that is told to exit with something that is no number exits with 2.
         let crash = set("CRASH").map(|text| (text.parse::<u8>().map_or(2, i32::from), text));
         let eaten = set("EAT_MB").and_then(|text| text.parse::<u64>().ok());
         let killed = eaten.is_some_and(|mib| memory != NO_LIMIT && mib.saturating_mul(1 << 20) > memory);
-        let slow = set("SLOW").and_then(|text| text.parse().ok()).map_or(Duration::ZERO, Duration::from_secs);
+        let slow = set("SLOW")
+            .and_then(|text| text.parse().ok())
+            .map_or(Duration::ZERO, Duration::from_secs);
         let mut course = Self {
             ends: None,
             complaint: None,
@@ -86,7 +92,11 @@ fn check(container: &Value, answers: Option<Duration>) -> (Option<Duration>, Opt
     };
     let interval = nanos("Interval", 30_000_000_000);
     let period = nanos("StartPeriod", 0);
-    let retries = check.get("Retries").and_then(Value::as_u64).filter(|n| *n > 0).unwrap_or(3);
+    let retries = check
+        .get("Retries")
+        .and_then(Value::as_u64)
+        .filter(|n| *n > 0)
+        .unwrap_or(3);
     let after = |time: Duration| {
         let ticks = time.as_nanos().div_ceil(interval.as_nanos()).max(1);
         interval.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX))
@@ -118,10 +128,16 @@ mod tests {
         assert_eq!(course(&["CRASH=7"], Value::Null).ends.map(|(_, code)| code), Some(7));
         assert_eq!(course(&["CRASH=x"], Value::Null).ends.map(|(_, code)| code), Some(2));
         assert_eq!(course(&["CRASH="], Value::Null).ends, None);
-        assert_eq!(course(&["EAT_MB=65"], Value::Null).ends.map(|(_, code)| code), Some(137));
+        assert_eq!(
+            course(&["EAT_MB=65"], Value::Null).ends.map(|(_, code)| code),
+            Some(137)
+        );
         let eats = course(&["EAT_MB=10"], Value::Null);
         assert_eq!((eats.ends, eats.listens, eats.stops), (None, None, false));
-        assert_eq!(course(&["SLOW=5"], Value::Null).listens, Some(Duration::from_millis(5300)));
+        assert_eq!(
+            course(&["SLOW=5"], Value::Null).listens,
+            Some(Duration::from_millis(5300))
+        );
     }
 
     #[test]

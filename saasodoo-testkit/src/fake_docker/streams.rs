@@ -102,8 +102,19 @@ fn follow(
 
 pub(super) fn events(fake: &FakeDocker, request: &Request) -> Answer {
     let known = [
-        "config", "container", "daemon", "event", "image", "label", "network", "node", "scope", "secret", "service",
-        "type", "volume",
+        "config",
+        "container",
+        "daemon",
+        "event",
+        "image",
+        "label",
+        "network",
+        "node",
+        "scope",
+        "secret",
+        "service",
+        "type",
+        "volume",
     ];
     let filters = Filters::of(request, &known)?;
     let (since, until) = (moment(request, "since")?, moment(request, "until")?);
@@ -149,7 +160,11 @@ pub(super) fn logs(fake: &FakeDocker, request: &Request, kind: &str, name: &str)
         // The daemon takes what is no number for everything.
         Some(text) => text.parse::<usize>().ok(),
     };
-    let (follows, times, details) = (request.flag("follow"), request.flag("timestamps"), request.flag("details"));
+    let (follows, times, details) = (
+        request.flag("follow"),
+        request.flag("timestamps"),
+        request.flag("details"),
+    );
     let of_service = kind == "services";
     let id = fake.with(|world| {
         if of_service {
@@ -162,7 +177,14 @@ pub(super) fn logs(fake: &FakeDocker, request: &Request, kind: &str, name: &str)
         let mut lines: Vec<&Line> = world
             .lines
             .iter()
-            .filter(|line| line.number >= from && if of_service { line.service == id } else { line.task == id })
+            .filter(|line| {
+                line.number >= from
+                    && if of_service {
+                        line.service == id
+                    } else {
+                        line.task == id
+                    }
+            })
             .filter(|line| (line.error && error) || (!line.error && out))
             .filter(|line| since.is_none_or(|since| line.at >= since))
             .collect();

@@ -72,10 +72,16 @@ impl World {
             return;
         };
         let (replicas, template) = (service.replicas(), service.template());
-        let halted = service.update.as_ref().is_some_and(|update| update.state.ends_with("paused"));
+        let halted = service
+            .update
+            .as_ref()
+            .is_some_and(|update| update.state.ends_with("paused"));
         let mut clean = true;
         for task in self.of(id) {
-            let beyond = self.tasks.get(&task).is_some_and(|task| task.slot > replicas && task.desired.wanted());
+            let beyond = self
+                .tasks
+                .get(&task)
+                .is_some_and(|task| task.slot > replicas && task.desired.wanted());
             if beyond {
                 self.desire(&task, Desired::Remove);
             }
@@ -102,7 +108,10 @@ impl World {
             } else if dirty && !halted {
                 self.begin_update(id);
                 self.desire(&active, Desired::Shutdown);
-                let alive = self.tasks.get(&active).is_some_and(|task| task.node.is_some() && !task.state.ended());
+                let alive = self
+                    .tasks
+                    .get(&active)
+                    .is_some_and(|task| task.node.is_some() && !task.state.ended());
                 let after = (alive && self.node_up).then_some(active);
                 self.make(id, slot, Desired::Ready, after, Duration::ZERO);
             }
@@ -129,7 +138,9 @@ impl World {
 
     fn make(&mut self, service: &str, slot: u64, desired: Desired, after: Option<String>, wait: Duration) {
         let (id, version) = (self.new_id(), self.next_index());
-        let Some(owner) = self.services.get(service) else { return };
+        let Some(owner) = self.services.get(service) else {
+            return;
+        };
         let labels = owner.spec.get("Labels").and_then(Value::as_object);
         let labels: BTreeMap<String, String> = labels
             .into_iter()
@@ -243,9 +254,10 @@ impl World {
             kept.sort();
             let mut extra = kept.len().saturating_sub(HISTORY);
             for (_, _, id) in kept {
-                let old = self.tasks.get(&id).is_some_and(|task| {
-                    !task.desired.wanted() && (task.state.ended() || task.node.is_none())
-                });
+                let old = self
+                    .tasks
+                    .get(&id)
+                    .is_some_and(|task| !task.desired.wanted() && (task.state.ended() || task.node.is_none()));
                 if extra > 0 && old {
                     self.tasks.remove(&id);
                     extra -= 1;
@@ -255,7 +267,9 @@ impl World {
     }
 
     fn begin_update(&mut self, id: &str) {
-        let Some(service) = self.services.get_mut(id) else { return };
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
         service.settling = false;
         if service.update.as_ref().is_none_or(|update| update.completed.is_some()) {
             self.tell_update(id, "updating", "update in progress");
@@ -296,7 +310,10 @@ impl World {
     }
 
     fn monitor(&self, id: &str) -> Duration {
-        let config = self.services.get(id).and_then(|service| service.spec.get("UpdateConfig"));
+        let config = self
+            .services
+            .get(id)
+            .and_then(|service| service.spec.get("UpdateConfig"));
         let nanos = config.and_then(|config| config.get("Monitor")).and_then(Value::as_u64);
         nanos
             .filter(|nanos| *nanos > 0)
@@ -304,7 +321,9 @@ impl World {
     }
 
     fn settled(&mut self, id: &str) {
-        let Some(service) = self.services.get_mut(id) else { return };
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
         if !std::mem::take(&mut service.settling) {
             return;
         }
@@ -328,7 +347,9 @@ impl World {
 
     pub(super) fn tell_update(&mut self, id: &str, state: &'static str, message: &str) {
         let (now, index) = (self.now, self.next_index());
-        let Some(service) = self.services.get_mut(id) else { return };
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
         let before = service.update.take();
         let ends = matches!(state, "completed" | "rollback_completed");
         let started = before.as_ref().filter(|before| before.completed.is_none());
@@ -339,7 +360,10 @@ impl World {
             completed: ends.then_some(now),
         });
         (service.version, service.updated) = (index, now);
-        let mut attributes = vec![("name", service.name().to_owned()), ("updatestate.new", state.to_owned())];
+        let mut attributes = vec![
+            ("name", service.name().to_owned()),
+            ("updatestate.new", state.to_owned()),
+        ];
         if let Some(before) = before {
             attributes.push(("updatestate.old", before.state.to_owned()));
         }
@@ -384,8 +408,15 @@ impl World {
 
     fn course(&self, id: &str) -> Option<Course> {
         let task = self.tasks.get(id)?;
-        let limit = task.spec.pointer("/Resources/Limits/MemoryBytes").and_then(Value::as_u64);
-        Some(Course::of(task.container_spec(), limit.unwrap_or(0), self.settings.start))
+        let limit = task
+            .spec
+            .pointer("/Resources/Limits/MemoryBytes")
+            .and_then(Value::as_u64);
+        Some(Course::of(
+            task.container_spec(),
+            limit.unwrap_or(0),
+            self.settings.start,
+        ))
     }
 
     fn stops(&self, id: &str) -> bool {
@@ -537,7 +568,8 @@ impl World {
             theirs.is_some() && theirs == data.as_ref()
         });
         if let Some(other) = shared {
-            self.violations.push(format!("{name} starts in the directory of {}, which runs", other.name));
+            self.violations
+                .push(format!("{name} starts in the directory of {}, which runs", other.name));
         }
         let next_beat = self.now;
         if let Some(task) = self.tasks.get_mut(id) {

@@ -128,12 +128,19 @@ impl Task {
     }
 
     pub(super) fn image(&self) -> &str {
-        self.container_spec().get("Image").and_then(Value::as_str).unwrap_or_default()
+        self.container_spec()
+            .get("Image")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// The host name in its container.
     pub(super) fn host(&self) -> &str {
-        self.container.as_deref().unwrap_or_default().get(..12).unwrap_or_default()
+        self.container
+            .as_deref()
+            .unwrap_or_default()
+            .get(..12)
+            .unwrap_or_default()
     }
 
     pub(super) fn grace(&self) -> Duration {

@@ -67,7 +67,11 @@ impl Reply {
     }
 
     pub(super) fn text(text: &'static str) -> Self {
-        Self::Whole(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
+        Self::Whole(
+            StatusCode::OK,
+            "text/plain; charset=utf-8",
+            Bytes::from_static(text.as_bytes()),
+        )
     }
 
     pub(super) fn error(status: StatusCode, message: impl Into<String>) -> Self {
@@ -140,7 +144,11 @@ async fn answer(fake: FakeDocker, request: hyper::Request<Incoming>) -> io::Resu
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
     let (status, kind, body) = match reply {
-        Reply::Whole(status, kind, bytes) => (status, kind, Full::new(bytes).map_err(|never| match never {}).boxed_unsync()),
+        Reply::Whole(status, kind, bytes) => (
+            status,
+            kind,
+            Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
+        ),
         Reply::Stream(kind, parts) => {
             let frames = parts.map(|part| Ok::<_, io::Error>(Frame::data(part)));
             (StatusCode::OK, kind, StreamBody::new(frames).boxed_unsync())

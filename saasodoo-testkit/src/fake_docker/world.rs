@@ -86,7 +86,13 @@ impl Service {
 pub(super) fn replicas(spec: &Value) -> u64 {
     match spec.pointer("/Mode/Replicated") {
         Some(replicated) => replicated.get("Replicas").and_then(Value::as_u64).unwrap_or(1),
-        None if spec.get("Mode").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) => 1,
+        None if spec
+            .get("Mode")
+            .and_then(Value::as_object)
+            .is_none_or(serde_json::Map::is_empty) =>
+        {
+            1
+        }
         None => 0,
     }
 }
