@@ -3,6 +3,8 @@
 
 #[path = "contract_fake/subject.rs"]
 mod subject;
+#[path = "contract_fake/trouble.rs"]
+mod trouble;
 
 use std::sync::Arc;
 use std::time::Duration;

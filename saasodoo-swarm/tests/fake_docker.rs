@@ -158,13 +158,13 @@ impl Script<'_> {
                 "image",
                 api.get("/images/saasodoo/none:1/json").await,
                 404,
-                "No such image: saasodoo/none:1".to_owned(),
+                "no such image: saasodoo/none:1: No such image: saasodoo/none:1".to_owned(),
             ),
             (
                 "filter",
                 api.get("/services?filters=%7B%22colour%22%3A%5B%22red%22%5D%7D").await,
                 400,
-                "invalid filter 'colour'".to_owned(),
+                "Invalid filter 'colour'".to_owned(),
             ),
             ("page", api.get("/nowhere").await, 404, "page not found".to_owned()),
         ] {
@@ -209,7 +209,7 @@ impl Script<'_> {
         found.answer(
             "logs without an output",
             &answer,
-            400,
+            500,
             "Bad parameters: you must choose at least one stream",
         );
     }
@@ -255,8 +255,11 @@ impl Script<'_> {
         body["Mode"] = json!({"Replicated": {"Replicas": 0}});
         let id = self.create("still", &body).await;
         let again = api.post("/services/create", &body).await;
-        let text = "rpc error: code = AlreadyExists desc = name conflicts with an existing object";
-        found.answer("create: the same name", &again, 409, text);
+        let name = self.name("still");
+        let text = format!(
+            "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service {name} already exists"
+        );
+        found.answer("create: the same name", &again, 409, &text);
         let answer = api.post(&format!("/services/{id}/update"), &body).await;
         found.equal("update without a version", &answer.status, &400);
         let answer = api.post(&format!("/services/{id}/update?version=1"), &body).await;
@@ -662,8 +665,9 @@ impl Script<'_> {
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect();
         let actions: Vec<&str> = events.iter().filter_map(|event| event["Action"].as_str()).collect();
-        found.equal("events", &actions, &vec!["create", "update", "remove"]);
-        let update = events.get(1).cloned().unwrap_or_default();
+        found.equal("events", &actions, &vec!["create", "update", "update", "remove"]);
+        // The first one is about its networks.
+        let update = events.get(2).cloned().unwrap_or_default();
         found.equal("events: whose", &update["Actor"]["ID"], &json!(id));
         let attributes = json!({"name": self.name("heard"), "replicas.old": "0", "replicas.new": "1"});
         found.equal("events: what", &update["Actor"]["Attributes"], &attributes);

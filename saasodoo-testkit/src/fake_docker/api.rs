@@ -304,7 +304,7 @@ fn create(world: &mut World, request: &Request) -> Answer {
     let spec = checked(world, request)?;
     let name = spec.get("Name").and_then(Value::as_str).unwrap_or_default().to_owned();
     if world.services.values().any(|service| service.name() == name) {
-        let why = "name conflicts with an existing object";
+        let why = format!("name conflicts with an existing object: service {name} already exists");
         return Err(refuse(StatusCode::CONFLICT, "AlreadyExists", why));
     }
     let (id, version) = (world.new_id(), world.next_index());

@@ -25,14 +25,14 @@ impl Filters {
         let mut filters = BTreeMap::new();
         for (name, values) in map {
             if !known.contains(&name.as_str()) {
-                return Err(refused(format!("invalid filter '{name}'")));
+                return Err(refused(format!("Invalid filter '{name}'")));
             }
             let values: Option<Vec<String>> = match values {
                 Value::Array(list) => list.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
                 Value::Object(set) => Some(set.keys().cloned().collect()),
                 _ => None,
             };
-            let values = values.ok_or_else(|| refused(format!("invalid filter '{name}'")))?;
+            let values = values.ok_or_else(|| refused(format!("Invalid filter '{name}'")))?;
             filters.insert(name.clone(), values);
         }
         Ok(Self(filters))

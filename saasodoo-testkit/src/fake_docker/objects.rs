@@ -225,7 +225,7 @@ pub(super) fn images(world: &World, request: &Request) -> Answer {
     }
     if let Some(image) = named("/images/") {
         if !world.has_image(image) {
-            return refused(format!("No such image: {image}"));
+            return refused(format!("no such image: {image}: No such image: {image}"));
         }
         return Ok(Reply::ok(
             &json!({"Id": digest(image), "RepoTags": [image], "Os": "linux", "Architecture": "amd64"}),

@@ -152,7 +152,7 @@ pub(super) fn logs(fake: &FakeDocker, request: &Request, kind: &str, name: &str)
     let (out, error) = (request.flag("stdout"), request.flag("stderr"));
     if !out && !error {
         let message = "Bad parameters: you must choose at least one stream";
-        return Err(Reply::error(StatusCode::BAD_REQUEST, message));
+        return Err(Reply::error(StatusCode::INTERNAL_SERVER_ERROR, message));
     }
     let since = moment(request, "since")?;
     let tail = match request.query("tail") {

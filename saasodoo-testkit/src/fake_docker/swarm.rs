@@ -21,6 +21,8 @@ impl World {
                 let index = self.next_index();
                 if let Some(service) = self.services.get_mut(whose) {
                     service.version = index;
+                    let name = service.name().to_owned();
+                    self.tell("update", whose, &[("name", name)]);
                 }
                 self.reconcile(whose);
             }
@@ -47,7 +49,7 @@ impl World {
                     Step::Exit(code) if runs => {
                         self.end(whose, State::Failed, *code, &format!("task: non-zero exit ({code})"));
                     }
-                    // A node that is away stops nothing.
+                    // A node that has gone away meanwhile is told again.
                     Step::Stopped if !state.ended() && self.node_up => {
                         if runs && self.stops(whose) {
                             self.write(whose, false, "odoo-stub: stopping");
@@ -393,7 +395,8 @@ impl World {
             }
             return;
         }
-        if task.stopping && self.node_up {
+        // A node that is away is told when it is back.
+        if task.stopping || !self.node_up {
             return;
         }
         task.stopping = true;

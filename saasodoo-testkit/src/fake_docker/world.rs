@@ -389,6 +389,9 @@ impl World {
                     self.stop(&id);
                 }
             } else if assigned && !state.ended() {
+                if let Some(task) = self.tasks.get_mut(&id) {
+                    task.stopping = false;
+                }
                 // The manager gives up on what runs there; the process does not know.
                 if desired.wanted() {
                     self.desire(&id, Desired::Shutdown);
