@@ -39,7 +39,11 @@ async fn script(api: &Api, network: &str) -> Findings {
     script.versions_and_filters(&mut found).await;
     script.lives(&mut found).await;
     script.updates(&mut found).await;
+    script.rollback(&mut found).await;
     script.misfits(&mut found).await;
+    script.probes(&mut found).await;
+    script.overlaps(&mut found).await;
+    script.shapes(&mut found).await;
     script.logs(&mut found).await;
     script.events(&mut found).await;
     script.clean_up().await;
@@ -581,6 +585,222 @@ impl Script<'_> {
         self.api.delete(&format!("/services/{id}")).await;
     }
 
+    async fn rollback(&self, found: &mut Findings) {
+        let mut body = self.body("back", &[]);
+        body["UpdateConfig"]["FailureAction"] = json!("rollback");
+        body["RollbackConfig"] = json!({"Monitor": 2_000_000_000_u64});
+        let id = self.create("back", &body).await;
+        self.until(found, "a task runs", &id, |tasks| state(tasks) == "running")
+            .await;
+        self.change(&id, |body| {
+            body["TaskTemplate"]["ContainerSpec"]["Env"] = json!(["CRASH=3"])
+        })
+        .await;
+        self.until(found, "the change fails", &id, |tasks| count(tasks, "failed") >= 1)
+            .await;
+        self.until(found, "what was before runs", &id, |tasks| {
+            state(tasks) == "running" && tasks.first().is_some_and(|task| env(task).is_empty())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let service = self.service(&id).await;
+        found.equal(
+            "rolled back: state",
+            &service["UpdateStatus"]["State"],
+            &json!("rollback_completed"),
+        );
+        found.equal(
+            "rolled back: text",
+            &service["UpdateStatus"]["Message"],
+            &json!("rollback completed"),
+        );
+        let spec = &service["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"];
+        found.equal(
+            "rolled back: the spec",
+            &spec.as_array().is_none_or(Vec::is_empty),
+            &true,
+        );
+        let again = |service: &Value| {
+            format!(
+                "/services/{id}/update?rollback=previous&version={}",
+                service["Version"]["Index"]
+            )
+        };
+        self.change(&id, |body| body["Labels"]["extra"] = json!("1")).await;
+        let service = self.service(&id).await;
+        let answer = self.api.post(&again(&service), &service["Spec"]).await;
+        found.equal("asked to roll back", &answer.status, &200);
+        let service = self.service(&id).await;
+        found.equal(
+            "asked to roll back: the spec",
+            &service["Spec"]["Labels"]["extra"],
+            &Value::Null,
+        );
+        self.api.delete(&format!("/services/{id}")).await;
+    }
+
+    async fn probes(&self, found: &mut Findings) {
+        let check = json!({
+            "Test": ["CMD-SHELL", "wget -q -O /dev/null http://127.0.0.1:8069/web/health || exit 1"],
+            "Interval": 1_000_000_000_u64, "Retries": 3,
+        });
+        let mut body = self.body("ill", &["UNREADY=1"]);
+        body["TaskTemplate"]["ContainerSpec"]["Healthcheck"] = check.clone();
+        let id = self.create("ill", &body).await;
+        let seen = self
+            .until(found, "a start", &id, |tasks| state(tasks) == "starting")
+            .await;
+        let task = seen.first().cloned().unwrap_or_default();
+        found.equal(
+            "starting: it has a container",
+            &task["Status"]["ContainerStatus"]["ContainerID"].is_string(),
+            &true,
+        );
+        let seen = self
+            .until(found, "it is given up", &id, |tasks| count(tasks, "complete") >= 1)
+            .await;
+        let ended = seen
+            .iter()
+            .find(|task| task["Status"]["State"] == "complete")
+            .cloned()
+            .unwrap_or_default();
+        found.equal("unhealthy, and ends well: error", &ended["Status"]["Err"], &Value::Null);
+        found.equal(
+            "unhealthy, and ends well: exit code",
+            &ended["Status"]["ContainerStatus"]["ExitCode"],
+            &json!(0),
+        );
+        let next = seen.first().cloned().unwrap_or_default();
+        found.equal(
+            "waiting: no container yet",
+            &next["Status"]["ContainerStatus"],
+            &Value::Null,
+        );
+        self.api.delete(&format!("/services/{id}")).await;
+
+        let mut body = self.body("stubborn", &["EAT_MB=8"]);
+        body["TaskTemplate"]["ContainerSpec"]["Healthcheck"] = check.clone();
+        body["TaskTemplate"]["Resources"]["Limits"]["NanoCPUs"] = json!(50_000_000);
+        let id = self.create("stubborn", &body).await;
+        let seen = self
+            .until(found, "it is given up and killed", &id, |tasks| {
+                count(tasks, "failed") >= 1
+            })
+            .await;
+        let failed = seen
+            .iter()
+            .find(|task| task["Status"]["State"] == "failed")
+            .cloned()
+            .unwrap_or_default();
+        found.equal(
+            "unhealthy, and killed: error",
+            &failed["Status"]["Err"],
+            &json!("task: non-zero exit (137)"),
+        );
+        self.api.delete(&format!("/services/{id}")).await;
+
+        let mut body = self.body("well", &[]);
+        body["TaskTemplate"]["ContainerSpec"]["Healthcheck"] = check;
+        let id = self.create("well", &body).await;
+        self.until(found, "a start", &id, |tasks| state(tasks) == "starting")
+            .await;
+        self.until(found, "it is healthy", &id, |tasks| state(tasks) == "running")
+            .await;
+        self.api.delete(&format!("/services/{id}")).await;
+    }
+
+    /// Swarm starts the next process while the last one still drains.
+    async fn overlaps(&self, found: &mut Findings) {
+        let mut body = self.body("twice", &["EAT_MB=8"]);
+        body["TaskTemplate"]["Resources"]["Limits"]["NanoCPUs"] = json!(20_000_000);
+        let id = self.create("twice", &body).await;
+        self.until(found, "a task runs that cannot be stopped", &id, |tasks| {
+            state(tasks) == "running"
+        })
+        .await;
+        self.change(&id, |body| body["Mode"]["Replicated"]["Replicas"] = json!(0))
+            .await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let tasks = self.tasks(&id).await;
+        found.equal(
+            "stopping: desired",
+            &tasks.first().map(|task| task["DesiredState"].clone()),
+            &Some(json!("remove")),
+        );
+        found.equal("stopping: state", &state(&tasks), &"running");
+        self.change(&id, |body| body["Mode"]["Replicated"]["Replicas"] = json!(1))
+            .await;
+        let both = |tasks: &[Value]| count(tasks, "running") == 2;
+        self.until(found, "the next one runs beside it", &id, both).await;
+        self.api.delete(&format!("/services/{id}")).await;
+    }
+
+    /// Which fields there are.
+    async fn shapes(&self, found: &mut Findings) {
+        let api = self.api;
+        let id = self.create("shown", &self.body("shown", &[])).await;
+        let seen = self
+            .until(found, "a task runs", &id, |tasks| state(tasks) == "running")
+            .await;
+        let task = seen.first().cloned().unwrap_or_default();
+        let service = self.service(&id).await;
+        let mut template = service["Spec"]["TaskTemplate"].clone();
+        if let Some(fields) = template.as_object_mut() {
+            fields.remove("Runtime");
+        }
+        found.equal("a task's spec is the template", &task["Spec"], &template);
+        found.equal(
+            "a task's fields",
+            &keys(&task),
+            &"CreatedAt DesiredState ID Labels NetworksAttachments NodeID ServiceID Slot Spec Status UpdatedAt Version"
+                .to_owned(),
+        );
+        found.equal(
+            "a task's status",
+            &keys(&task["Status"]),
+            &"ContainerStatus Message PortStatus State Timestamp".to_owned(),
+        );
+        found.equal(
+            "a service's fields",
+            &keys(&service),
+            &"CreatedAt Endpoint ID Spec UpdatedAt Version".to_owned(),
+        );
+        let defaults = api.get(&format!("/services/{id}?insertDefaults=true")).await.body;
+        found.equal(
+            "a spec's fields with defaults",
+            &keys(&defaults["Spec"]),
+            &"Labels Mode Name RollbackConfig TaskTemplate UpdateConfig".to_owned(),
+        );
+        found.equal(
+            "the template's fields with defaults",
+            &keys(&defaults["Spec"]["TaskTemplate"]),
+            &"ContainerSpec ForceUpdate Networks Placement Resources RestartPolicy Runtime".to_owned(),
+        );
+        let node = api.get("/nodes").await.body[0].clone();
+        found.equal(
+            "a node's fields",
+            &keys(&node),
+            &"CreatedAt Description ID ManagerStatus Spec Status UpdatedAt Version".to_owned(),
+        );
+        found.equal("the task's node", &task["NodeID"], &node["ID"]);
+        found.equal("the node's state", &node["Status"]["State"], &json!("ready"));
+        let info = api.get("/info").await.body;
+        found.equal("a manager", &info["Swarm"]["ControlAvailable"], &json!(true));
+        found.equal("the manager's node", &info["Swarm"]["NodeID"], &node["ID"]);
+        let network = api.get(&format!("/networks/{}", self.network)).await.body;
+        found.equal("the network's scope", &network["Scope"], &json!("swarm"));
+        let version = api.get("/version").await.body;
+        found.equal(
+            "versions",
+            &(version["Version"].is_string() && version["ApiVersion"].is_string()),
+            &true,
+        );
+        let updated = self.change(&id, |body| body["Labels"]["extra"] = json!("1")).await;
+        found.equal("the answer to an update", &updated.body, &json!({"Warnings": null}));
+        let removed = api.delete(&format!("/services/{id}")).await;
+        found.equal("the answer to a removal", &removed.bytes.len(), &0);
+    }
+
     async fn logs(&self, found: &mut Findings) {
         let id = self.create("talks", &self.body("talks", &[])).await;
         let seen = self
@@ -699,4 +919,20 @@ fn state(tasks: &[Value]) -> &str {
 
 fn count(tasks: &[Value], state: &str) -> usize {
     tasks.iter().filter(|task| task["Status"]["State"] == state).count()
+}
+
+fn env(task: &Value) -> Vec<&str> {
+    let entries = task["Spec"]["ContainerSpec"]["Env"].as_array();
+    entries.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// The names of an object's fields.
+fn keys(object: &Value) -> String {
+    let names: std::collections::BTreeSet<&str> = object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    names.into_iter().collect::<Vec<_>>().join(" ")
 }

@@ -154,11 +154,11 @@ async fn no_node_for_it_is_told_and_found_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_container_that_never_answers_is_given_up_with_the_probe_as_the_cause() {
+async fn a_container_that_never_answers_is_told_before_it_is_given_up() {
     let on = platform();
     let mut spec = spec().with_env("UNREADY".parse().expect("a name"), "1");
     spec.probes.liveness = true;
-    spec.probes.startup_seconds = 5;
+    spec.probes.startup_seconds = 30;
     on.swarm
         .create(&spec, saasodoo_core::CreateOptions::new())
         .await
@@ -166,6 +166,9 @@ async fn a_container_that_never_answers_is_given_up_with_the_probe_as_the_cause(
     let failing = |seen: &Instance| matches!(seen.cause, Some(Cause::ProbeFailing { .. }));
     let seen = on.until(spec.id, "a failing probe", failing).await;
     assert_eq!(seen.replicas.ready, 0);
+    // Docker stops it then, and it ends well at that: from then on it looks like a process that ends by itself.
+    on.until(spec.id, "an error", |seen| seen.status == InstanceStatus::Error)
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

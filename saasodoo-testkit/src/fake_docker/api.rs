@@ -121,7 +121,6 @@ fn insert_defaults(spec: &mut Value) {
     for (path, value) in [
         (["UpdateConfig", ""], update.clone()),
         (["RollbackConfig", ""], update),
-        (["EndpointSpec", ""], json!({"Mode": "vip"})),
         (
             ["TaskTemplate", "RestartPolicy"],
             json!({"Condition": "any", "Delay": 5_000_000_000_u64, "MaxAttempts": 0}),

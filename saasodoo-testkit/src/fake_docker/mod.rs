@@ -47,8 +47,6 @@ mod process;
 mod streams;
 mod swarm;
 mod task;
-#[cfg(test)]
-mod tests;
 mod wire;
 mod world;
 

@@ -175,7 +175,6 @@ impl Task {
             "Status": status,
             "DesiredState": self.desired.as_str(),
             "NetworksAttachments": self.networks,
-            "Volumes": null,
         });
         if let Some(node) = &self.node {
             task["NodeID"] = json!(node);

@@ -203,3 +203,27 @@ pub(super) fn decoded(text: &str) -> String {
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_before_the_path_is_tolerated() {
+        assert_eq!(unversioned("/v1.52/services"), "/services");
+        assert_eq!(unversioned("/services"), "/services");
+        assert_eq!(unversioned("/version"), "/version");
+        assert_eq!(unversioned("/v1/services"), "/v1/services");
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            pairs("filters=%7B%22a%22%7D&x=1+2&flag"),
+            [pair("filters", "{\"a\"}"), pair("x", "1 2"), pair("flag", "")]
+        );
+        assert_eq!(decoded("100%"), "100%");
+        assert_eq!(decoded("%zz%41"), "%zzA");
+    }
+}
