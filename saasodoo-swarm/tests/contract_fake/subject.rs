@@ -91,8 +91,12 @@ pub struct FakeSubject {
 
 impl FakeSubject {
     pub fn new() -> Self {
+        Self::with(|builder| builder)
+    }
+
+    pub fn with(configure: impl FnOnce(SwarmBuilder) -> SwarmBuilder) -> Self {
         let (daemon, root) = (daemon(), tempfile::tempdir().expect("a directory"));
-        let orchestrator = builder(&daemon).data_root(root.path()).build();
+        let orchestrator = configure(builder(&daemon).data_root(root.path())).build();
         Self {
             daemon,
             orchestrator: orchestrator.expect("nothing to connect to"),
@@ -140,7 +144,11 @@ impl Subject for FakeSubject {
     }
 
     fn budgets(&self) -> Budgets {
-        Budgets::simulated()
+        // The longest that anything takes by itself is the end of a rolling update.
+        Budgets {
+            settle: Duration::from_secs(10),
+            ..Budgets::simulated()
+        }
     }
 
     async fn write_file(&self, instance: &Instance, name: &str, content: &str) -> Result<()> {

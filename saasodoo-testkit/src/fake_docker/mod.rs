@@ -40,6 +40,7 @@
 //! - a healthcheck's command is not run: it fails while the stand-in does not listen, or when it is told to be unready;
 //! - events are about services only, and the last 256 can be asked for.
 
+mod agent;
 mod api;
 mod filters;
 mod objects;
