@@ -1,6 +1,10 @@
 //! The contract suite over the simulated daemon, through everything that also talks to a real one: offline, on a paused
 //! clock.
 
+#[path = "contract_fake/adoption.rs"]
+mod adoption;
+#[path = "fake_docker/api.rs"]
+mod api;
 #[path = "contract_fake/subject.rs"]
 mod subject;
 #[path = "contract_fake/trouble.rs"]

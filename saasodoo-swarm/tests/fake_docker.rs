@@ -51,6 +51,7 @@ async fn script(api: &Api, network: &str) -> Findings {
     script.misfits(&mut found).await;
     script.probes(&mut found).await;
     script.overlaps(&mut found).await;
+    script.spellings(&mut found).await;
     script.shapes(&mut found).await;
     script.logs(&mut found).await;
     script.events(&mut found).await;

@@ -209,6 +209,31 @@ impl Script<'_> {
         api.delete(&format!("/services/{id}")).await;
     }
 
+    /// As docker-py sends it, and as it is shown then.
+    pub async fn spellings(&self, found: &mut Findings) {
+        let mut body = self.body("spelt", &[]);
+        body["Mode"] = json!({"replicated": {"Replicas": 0}});
+        let container = &mut body["TaskTemplate"]["ContainerSpec"];
+        container["Command"] = Value::Null;
+        container["Args"] = Value::Null;
+        container["HealthCheck"] = json!({"Test": ["NONE"]});
+        container["Mounts"] = json!([{"Type": "bind", "Source": "/tmp", "Target": "/data", "ReadOnly": false}]);
+        let id = self.create("spelt", &body).await;
+        let spec = self.service(&id).await["Spec"].clone();
+        found.equal("spelt: mode", &spec["Mode"], &json!({"Replicated": {"Replicas": 0}}));
+        let container = &spec["TaskTemplate"]["ContainerSpec"];
+        let fields = "Env Healthcheck Image Isolation Mounts StopGracePeriod".to_owned();
+        found.equal("spelt: the container's fields", &keys(container), &fields);
+        let mount = json!({"Type": "bind", "Source": "/tmp", "Target": "/data"});
+        found.equal("spelt: a mount", &container["Mounts"][0], &mount);
+        found.equal(
+            "spelt: a healthcheck",
+            &container["Healthcheck"],
+            &json!({"Test": ["NONE"]}),
+        );
+        self.api.delete(&format!("/services/{id}")).await;
+    }
+
     /// Which fields there are.
     pub async fn shapes(&self, found: &mut Findings) {
         let api = self.api;

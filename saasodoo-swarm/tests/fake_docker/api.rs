@@ -1,5 +1,5 @@
 //! Requests to a daemon, real or simulated, and a list of what was not as expected.
-#![allow(unreachable_pub)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::fmt::Debug;
 use std::path::PathBuf;

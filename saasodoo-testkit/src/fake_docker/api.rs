@@ -254,9 +254,25 @@ fn checked(world: &World, request: &Request) -> Result<Value, Reply> {
     {
         return Err(invalid("ContainerSpec: image reference must be provided"));
     }
-    // Field names are read in any case and written in one.
-    if let Some(check) = container.remove("HealthCheck") {
-        container.insert("Healthcheck".to_owned(), check);
+    // Field names are read in any case and written in one, and what is nothing is not written.
+    respell(container, "HealthCheck", "Healthcheck");
+    for name in ["Command", "Args"] {
+        if container.get(name) == Some(&Value::Null) {
+            container.remove(name);
+        }
+    }
+    for mount in container
+        .get_mut("Mounts")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        if let Some(fields) = mount
+            .as_object_mut()
+            .filter(|fields| fields.get("ReadOnly") == Some(&json!(false)))
+        {
+            fields.remove("ReadOnly");
+        }
     }
     container.entry("Isolation").or_insert_with(|| json!("default"));
     for secret in container.get("Secrets").and_then(Value::as_array).into_iter().flatten() {
@@ -265,6 +281,10 @@ fn checked(world: &World, request: &Request) -> Result<Value, Reply> {
             let name = secret.get("SecretName").and_then(Value::as_str).unwrap_or(id);
             return Err(invalid(&format!("secret not found: {name}")));
         }
+    }
+    if let Some(mode) = spec.get_mut("Mode").and_then(Value::as_object_mut) {
+        respell(mode, "replicated", "Replicated");
+        respell(mode, "global", "Global");
     }
     let memory = spec
         .pointer("/TaskTemplate/Resources/Limits/MemoryBytes")
@@ -297,6 +317,12 @@ fn checked(world: &World, request: &Request) -> Result<Value, Reply> {
         }
     }
     Ok(spec)
+}
+
+fn respell(fields: &mut serde_json::Map<String, Value>, from: &str, to: &str) {
+    if let Some(value) = fields.remove(from) {
+        fields.insert(to.to_owned(), value);
+    }
 }
 
 fn create(world: &mut World, request: &Request) -> Answer {
