@@ -144,7 +144,7 @@ impl Script<'_> {
         found.equal(
             "unhealthy, and killed: error",
             &failed["Status"]["Err"],
-            &json!("task: non-zero exit (137)"),
+            &json!("task: non-zero exit (137): dockerexec: unhealthy container"),
         );
         self.api.delete(&format!("/services/{id}")).await;
 

@@ -256,8 +256,9 @@ fn checked(world: &World, request: &Request) -> Result<Value, Reply> {
     }
     // Field names are read in any case and written in one, and what is nothing is not written.
     respell(container, "HealthCheck", "Healthcheck");
-    for name in ["Command", "Args"] {
-        if container.get(name) == Some(&Value::Null) {
+    for name in ["Args", "Command", "Env", "Mounts", "Secrets"] {
+        let nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        if container.get(name).is_some_and(nothing) {
             container.remove(name);
         }
     }

@@ -37,7 +37,10 @@
 //! - CPU and memory reservations never run out, ports are not published, credentials of registries are not checked;
 //! - Go templates in a spec stay as they are; secrets are kept and not mounted;
 //! - containers survive a restart of the daemon, as nothing but its connections is cut;
-//! - a healthcheck's command is not run: it fails while the stand-in does not listen, or when it is told to be unready;
+//! - a healthcheck's command is not run: it fails while the stand-in does not listen, or when it is told to be unready,
+//!   and never again once it has succeeded;
+//! - a spec's fields that Docker does not know are kept as they were sent, where the daemon drops them, and few of the
+//!   others are checked;
 //! - events are about services only, and the last 256 can be asked for.
 
 mod agent;

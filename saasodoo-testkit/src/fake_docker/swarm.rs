@@ -46,7 +46,11 @@ impl World {
                     }
                     Step::GiveUp if runs => {
                         let grace = self.tasks.get(whose).map(Task::grace);
-                        self.at(grace.unwrap_or_default(), whose, Step::Exit(137));
+                        self.at(grace.unwrap_or_default(), whose, Step::Kill);
+                    }
+                    Step::Kill if runs => {
+                        let text = "task: non-zero exit (137): dockerexec: unhealthy container";
+                        self.end(whose, State::Failed, 137, text);
                     }
                     Step::Exit(0) if runs => self.end(whose, State::Complete, 0, ""),
                     Step::Exit(code) if runs => {

@@ -24,6 +24,8 @@ pub(super) enum Step {
     Healthy,
     /// Its healthcheck has failed too often.
     GiveUp,
+    /// It has not ended when it was given up.
+    Kill,
     /// Its process ends by itself.
     Exit(i32),
     /// It has been stopped.
