@@ -155,11 +155,13 @@ async fn services_of_today_are_adopted_and_only_what_was_asked_changes() {
             .await
             .expect("running");
         swarm.set_power(id, Power::Suspend).await.expect("accepted");
-        steps
-            .step("suspend", &["/Labels/saasodoo.hold", "/Mode/Replicated/Replicas"])
-            .await;
+        swarm
+            .wait_until(id, InstanceStatus::Paused, budget)
+            .await
+            .expect("paused");
         swarm.set_power(id, Power::Resume).await.expect("accepted");
-        steps.step("resume", &["/Labels/saasodoo.hold"]).await;
+        // Whatever held it is gone.
+        steps.step("suspend and resume", &["/Mode/Replicated/Replicas"]).await;
         swarm.delete(id, DeleteOptions::retain()).await.expect("deleted");
         assert!(data.join("heartbeat.log").exists(), "the data is there");
     }

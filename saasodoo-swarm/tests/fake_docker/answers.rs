@@ -57,6 +57,14 @@ impl Script<'_> {
         ] {
             found.answer(&format!("absent: {what}"), &answer, status, &text);
         }
+        let filter = api::encoded(&json!({"service": [absent]}).to_string());
+        let answer = self.api.get(&format!("/tasks?filters={filter}")).await;
+        found.answer(
+            "absent: tasks of it",
+            &answer,
+            404,
+            &format!("service {absent} not found"),
+        );
         let refused = |change: &dyn Fn(&mut Value)| {
             let mut body = self.body("refused", &[]);
             change(&mut body);

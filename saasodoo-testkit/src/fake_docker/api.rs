@@ -197,12 +197,11 @@ fn list_tasks(world: &World, request: &Request) -> Answer {
             return Err(Reply::error(StatusCode::BAD_REQUEST, message));
         }
     }
-    let services: Option<Vec<&str>> = filters.values("service").map(|names| {
-        let found = names
-            .iter()
-            .map(|name| find_service(world, name).map_or(name.as_str(), |found| found.id.as_str()));
-        found.collect()
-    });
+    let mut services = None;
+    for name in filters.values("service").unwrap_or_default() {
+        let found = find_service(world, name)?;
+        services.get_or_insert_with(Vec::new).push(found.id.as_str());
+    }
     let matching = world.tasks.values().filter(|task| {
         filters.begins("id", &task.id)
             && services.as_ref().is_none_or(|ids| ids.contains(&task.service.as_str()))
