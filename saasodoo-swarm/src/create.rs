@@ -147,7 +147,7 @@ impl Inner {
             },
             Err(failure) => return Err(failure.into()),
         }
-        self.storage.hold(prepared.clone()).await?;
+        made.directory = Some(self.storage.hold(prepared.clone()).await?);
         // Two creations can both have found a host free; the service that was made later gives way.
         let (taken, seen) = futures::join!(self.taken(spec.id, &checked.hosts), self.see(spec.id));
         let seen = seen?.ok_or_else(|| Error::not_found(spec.id))?;
@@ -158,13 +158,13 @@ impl Inner {
         if let Some((host, other)) = taken?.into_iter().find(|(_, other)| age(other) < age(&seen.service)) {
             return Err(host_taken(&host, &other));
         }
-        self.storage.settled(&prepared).await;
         let seen = if options.stopped {
             seen
         } else {
             self.launch(spec.id, seen, made).await?
         };
         *made = Made::default();
+        self.storage.settled(&prepared).await;
         let instance = self.observe(&seen).await?;
         Ok(Ensured::new(outcome, instance))
     }

@@ -280,13 +280,13 @@ impl DataRoot {
 
     /// Makes sure that what was prepared is still there: another creation of the same instance that failed can have
     /// taken a new directory away while it was empty.
-    pub(crate) async fn hold(&self, prepared: Prepared) -> Result<()> {
+    pub(crate) async fn hold(&self, prepared: Prepared) -> Result<Prepared> {
         let relative = self.relative_or_fail(&prepared.path.to_string_lossy())?;
         self.writing(move |root| {
             let dir = root.open(&relative)?;
             let same = |dir: &File| Ok::<_, Error>(inode(dir, &prepared.path)? == prepared.inode);
             if dir.as_ref().map(same).transpose()? == Some(true) {
-                return Ok(());
+                return Ok(prepared);
             }
             if prepared.adopted || prepared.retained {
                 return Err(Error::conflict(
@@ -296,7 +296,7 @@ impl DataRoot {
                 .with_backend(BackendKind::Swarm)
                 .with_advice("look who works on the data"));
             }
-            root.make_now(&relative, prepared.id, prepared.size).map(drop)
+            root.make_now(&relative, prepared.id, prepared.size)
         })
         .await
     }
