@@ -396,3 +396,54 @@ async fn a_purge_looks_for_users_of_the_data_once_more() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert!(data.join("precious").exists());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_is_whole_or_nothing_at_every_request() {
+    for lose in [false, true] {
+        let mut ended = false;
+        for n in 1..=30 {
+            let root = tempfile::tempdir().expect("a root");
+            let spec = spec();
+            let count = Arc::new(Mutex::new(0));
+            let counted = Arc::clone(&count);
+            let (recorder, daemon) = serve(Daemon {
+                odd: Some(Box::new(move |daemon, request| {
+                    let mut count = counted.lock().expect("no panic");
+                    *count += 1;
+                    (*count == n).then(|| {
+                        if lose {
+                            daemon.plain(request);
+                        }
+                        lost()
+                    })
+                })),
+                ..Daemon::default()
+            });
+            let when = format!("request {n}, carried out: {lose}");
+            let swarm = orchestrator(&recorder, root.path());
+            let answer = swarm.create(&spec, CreateOptions::new()).await;
+            let hit = *count.lock().expect("no panic") >= n;
+            let directories = std::fs::read_dir(root.path()).expect("the root").count();
+            let services = daemon.lock().expect("no panic").services.clone();
+            let runs =
+                |services: &[Value]| services.len() == 1 && services[0]["Spec"]["Mode"]["Replicated"]["Replicas"] == 1;
+            if answer.is_ok() {
+                assert!(runs(&services), "{when}: {services:?}");
+            } else {
+                assert!(hit, "{when}: {answer:?}");
+                assert!(services.is_empty() || runs(&services), "{when}: {services:?}");
+            }
+            assert_eq!(directories, services.len(), "{when}");
+            daemon.lock().expect("no panic").odd = None;
+            let again = swarm.create(&spec, CreateOptions::new()).await;
+            assert!(again.is_ok(), "{when}, the second call: {again:?}");
+            assert!(runs(&daemon.lock().expect("no panic").services), "{when}");
+            if !hit {
+                assert!(n > 5, "expected several requests");
+                ended = true;
+                break;
+            }
+        }
+        assert!(ended, "a creation takes more than thirty requests");
+    }
+}
