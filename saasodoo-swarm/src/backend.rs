@@ -68,7 +68,7 @@ impl SwarmOrchestrator {
         Ok(Self {
             inner: Arc::new(Inner {
                 wire: Wire::connect(&config.host, deadlines).map_err(context)?,
-                storage: DataRoot::new(config.data_root.clone(), config.quota, deadlines.write),
+                storage: DataRoot::new(config.data_root.clone(), config.quota, deadlines),
                 config,
                 hub: Hub::default(),
             }),
