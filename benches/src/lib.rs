@@ -2,10 +2,14 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
+use anyhow::{bail, ensure};
+use futures::StreamExt as _;
+use saasodoo_core::{InstanceEvent, InstanceFilter, InstanceOrchestrator};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Durations of repetitions of one thing.
 #[derive(Debug, Default, Clone)]
@@ -235,6 +239,102 @@ pub fn memory(field: &str) -> u64 {
         })
         .unwrap_or(0)
         * 1024
+}
+
+/// Requests for one repetition.
+#[must_use]
+#[allow(clippy::cast_precision_loss, reason = "small numbers")]
+pub fn per(requests: u64, repetitions: usize) -> f64 {
+    requests as f64 / repetitions.max(1) as f64
+}
+
+/// Prints and writes what was measured, before anything else can go wrong; then fails if the clean-up did, or if a target
+/// does not hold and that was asked.
+///
+/// # Errors
+/// Those, and when the file cannot be written.
+pub async fn conclude(
+    measured: anyhow::Result<Results>,
+    clean: impl Future<Output = anyhow::Result<()>>,
+    check: bool,
+) -> anyhow::Result<()> {
+    if let Ok(results) = &measured {
+        println!("{}", results.table());
+        println!("{}", results.write()?.display());
+    }
+    let cleaned = clean.await;
+    let results = measured?;
+    cleaned?;
+    if check && !results.hold() {
+        bail!("a target does not hold");
+    }
+    Ok(())
+}
+
+/// Synchronises a watch in this process and prints what it took, for [`watch_in_children`].
+///
+/// # Errors
+/// When the watch answers anything but its snapshot.
+pub async fn synchronise(
+    orchestrator: &dyn InstanceOrchestrator,
+    filter: InstanceFilter,
+    requests: impl Fn() -> u64,
+) -> anyhow::Result<()> {
+    // The connection and its certificates are there before.
+    let _ = orchestrator.health().await;
+    let (count, resident) = (requests(), memory("VmRSS"));
+    let start = Instant::now();
+    let mut events = orchestrator.watch(filter);
+    let mut instances = 0;
+    loop {
+        match events.next().await {
+            Some(InstanceEvent::Applied(_)) => instances += 1,
+            Some(InstanceEvent::Synced) => break,
+            other => bail!("the watch said {other:?}"),
+        }
+    }
+    let millis = millis(start.elapsed());
+    let seen = json!({
+        "instances": instances, "millis": millis, "requests": requests() - count,
+        "added": memory("VmRSS").saturating_sub(resident),
+    });
+    println!("{seen}");
+    Ok(())
+}
+
+/// From nothing to a synchronised watch, five times, in processes of their own, which have no memory of anything before:
+/// this program is called with these arguments and is to call [`synchronise`].
+///
+/// # Errors
+/// When a child fails or sees fewer instances than there are.
+pub async fn watch_in_children(arguments: &[String], size: usize, results: &mut Results) -> anyhow::Result<()> {
+    let (mut samples, mut requests, mut added) = (Samples::default(), 0, Vec::new());
+    for _ in 0..5 {
+        let (program, arguments) = (std::env::current_exe()?, arguments.to_vec());
+        let output = tokio::task::spawn_blocking(move || Command::new(program).args(arguments).output());
+        let output = output.await??;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let seen: Value = serde_json::from_slice(&output.stdout)?;
+        ensure!(
+            seen["instances"].as_u64() >= u64::try_from(size).ok(),
+            "{seen} of {size}"
+        );
+        samples.push(Duration::from_secs_f64(
+            seen["millis"].as_f64().unwrap_or_default() / 1000.0,
+        ));
+        requests += seen["requests"].as_u64().unwrap_or_default();
+        added.push(seen["added"].as_u64().unwrap_or_default());
+    }
+    added.sort_unstable();
+    let median = added[added.len() / 2];
+    results
+        .row("watch sync", "saasodoo", size, &samples, per(requests, samples.len()))
+        .memory_bytes = Some(median);
+    results.notes.push(format!(
+        "a synchronised watch of {size} instances takes {} bytes of memory for each",
+        median / u64::try_from(size.max(1))?
+    ));
+    Ok(())
 }
 
 /// A JSON value with every text that contains `from` changed.

@@ -217,8 +217,9 @@ fn join<T: ToString>(set: &BTreeSet<T>) -> Option<String> {
 
 /// What an [`update`](crate::InstanceOrchestrator::update) changes; everything that is `None` stays as it is.
 ///
-/// The identity, the database name, the customer and what is used at the first start only (administrator, demo data)
-/// cannot be changed.
+/// The identity, the database name, the customer, what is set aside on the node
+/// ([`cpu_request`](crate::Resources::cpu_request), [`memory_request`](crate::Resources::memory_request)) and what is
+/// used at the first start only (administrator, demo data) cannot be changed. A request follows a smaller limit down.
 ///
 /// ```
 /// use saasodoo_core::{Bytes, InstanceChange};

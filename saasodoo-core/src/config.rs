@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::spec::{server_host, server_port};
 use crate::{
     DatabaseEndpoint, DatabaseName, Error, ErrorKind, Host, ImageRef, InstanceId, InstanceSpec, ObjectName, Result,
     Secret,
@@ -65,7 +66,8 @@ pub struct Deadlines {
     pub operation: Duration,
     /// Undoing what a failed operation has made; runs even when the caller is gone. Default: 60 s.
     pub cleanup: Duration,
-    /// Seeing the last process of an instance end, in a deletion. Default: 120 s.
+    /// Seeing the last process of an instance end, in a deletion. Must be longer than the longest
+    /// [`stop_grace_seconds`](crate::Scheduling::stop_grace_seconds) in use. Default: 120 s.
     pub termination: Duration,
 }
 
@@ -139,24 +141,18 @@ impl Config {
             config.image = value.parse().map_err(|error: Error| bad(name, error.message()))?;
         }
         if let Some((name, value)) = var("STORAGE_CLASS_NAME") {
-            let parsed: ObjectName = value.parse().map_err(|error: Error| bad(name, error.message()))?;
-            config.storage_class = parsed.to_string();
+            config.storage_class = dns_subdomain(value).map_err(|why| bad(name, why))?;
         }
         if let Some((name, value)) = var("ODOO_POSTGRES_HOST") {
-            let ok = value.len() <= 253
-                && value
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'));
-            if !ok {
-                return Err(bad(name, format!("{value:?} is not a host or address")));
-            }
+            server_host(value).map_err(|why| bad(name, why))?;
             config.postgres_host.clone_from(value);
         }
         if let Some((name, value)) = var("ODOO_POSTGRES_PORT") {
-            config.postgres_port = match value.parse::<u16>() {
-                Ok(port) if port > 0 => port,
-                _ => return Err(bad(name, format!("{value:?} is not a port between 1 and 65535"))),
-            };
+            let port = value
+                .parse()
+                .map_err(|_| bad(name, format!("{value:?} is not a port between 1 and 65535")))?;
+            server_port(port).map_err(|why| bad(name, why))?;
+            config.postgres_port = port;
         }
         if let Some((name, value)) = var("BASE_DOMAIN") {
             config.base_domain = value.parse().map_err(|error: Error| bad(name, error.message()))?;
@@ -235,11 +231,16 @@ impl ConfigBuilder {
     }
 
     /// The PostgreSQL server of instances that were not given their own.
-    #[must_use]
-    pub fn postgres(mut self, host: impl Into<String>, port: u16) -> Self {
-        self.config.postgres_host = host.into();
+    ///
+    /// # Errors
+    /// [`Configuration`](ErrorKind::Configuration) when it is no host or address, or the port is 0.
+    pub fn postgres(mut self, host: impl Into<String>, port: u16) -> Result<Self> {
+        let host = host.into();
+        server_host(&host).map_err(|why| bad("postgres_host", why))?;
+        server_port(port).map_err(|why| bad("postgres_port", why))?;
+        self.config.postgres_host = host;
         self.config.postgres_port = port;
-        self
+        Ok(self)
     }
 
     /// The domain under which every instance has its default host.
@@ -274,14 +275,25 @@ fn bad(variable: &str, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Configuration, why).with_field(variable)
 }
 
-fn dns_label(text: &str) -> Result<String, String> {
-    let ok = (1..=63).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+/// DNS-1123: what Kubernetes takes as the name of most objects, a storage class among them.
+fn dns_subdomain(text: &str) -> Result<String, String> {
+    if text.len() <= 253 && text.split('.').all(|label| !label.is_empty() && is_dns_part(label)) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a DNS subdomain"))
+    }
+}
+
+/// A part of a subdomain: as a label, of any length.
+fn is_dns_part(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.starts_with('-')
-        && !text.ends_with('-');
-    if ok {
+        && !text.ends_with('-')
+}
+
+fn dns_label(text: &str) -> Result<String, String> {
+    if (1..=63).contains(&text.len()) && is_dns_part(text) {
         Ok(text.to_owned())
     } else {
         Err(format!("{text:?} is not a DNS label"))
@@ -318,11 +330,33 @@ mod tests {
     }
 
     #[test]
+    fn the_builder_checks_names_as_the_environment_does() {
+        for (host, port, field) in [
+            ("a b", 5432, "postgres_host"),
+            ("", 5432, "postgres_host"),
+            ("db", 0, "postgres_port"),
+        ] {
+            let error = Config::builder().postgres(host, port).expect_err(field);
+            assert_eq!((error.kind(), error.field()), (ErrorKind::Configuration, Some(field)));
+        }
+        let config = Config::builder().postgres("db.internal", 5433).expect("valid").build();
+        assert_eq!(
+            (config.postgres_host.as_str(), config.postgres_port),
+            ("db.internal", 5433)
+        );
+        let dotted = Config::from_vars([("STORAGE_CLASS_NAME", "rook.ceph-fs")]).expect("valid");
+        assert_eq!(dotted.storage_class, "rook.ceph-fs");
+    }
+
+    #[test]
     fn a_bad_value_names_its_variable() {
         for (name, value) in [
             ("KUBERNETES_NAMESPACE", "../kube-system"),
             ("ODOO_IMAGE", "odoo 17"),
             ("STORAGE_CLASS_NAME", "a/b"),
+            ("STORAGE_CLASS_NAME", "Fast"),
+            ("STORAGE_CLASS_NAME", "a..b"),
+            ("STORAGE_CLASS_NAME", "-fast"),
             ("ODOO_POSTGRES_HOST", "a b"),
             ("ODOO_POSTGRES_PORT", "0"),
             ("ODOO_POSTGRES_PORT", "65536"),

@@ -50,6 +50,25 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds.
+    pub const ALL: [Self; 15] = [
+        Self::InvalidInput,
+        Self::Configuration,
+        Self::NotFound,
+        Self::Conflict,
+        Self::NotAllowed,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::QuotaExceeded,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Timeout,
+        Self::Unsupported,
+        Self::MissingPrerequisite,
+        Self::StorageMissing,
+        Self::Unexpected,
+    ];
+
     /// The kind's name in `snake_case`, for metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -432,6 +451,14 @@ mod tests {
             std::error::Error::source(&error).map(ToString::to_string).as_deref(),
             Some("hidden")
         );
+    }
+
+    #[test]
+    fn all_kinds_are_listed_once() {
+        for (at, kind) in ErrorKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, at, "{kind}");
+        }
+        assert_eq!(ErrorKind::Unexpected as usize + 1, ErrorKind::ALL.len());
     }
 
     #[test]

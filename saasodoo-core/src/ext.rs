@@ -5,12 +5,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    CreateOptions, Error, ErrorKind, Instance, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceSpec,
+    Cause, CreateOptions, Error, ErrorKind, Instance, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceSpec,
     InstanceStatus, OperationKind, Power, Result,
 };
+
+/// How long a cause that does not go away by waiting is watched before the wait is given up. A first pull can fail, and
+/// an autoscaler needs its minutes for a new node.
+const fn patience(cause: &Cause) -> Duration {
+    match cause {
+        Cause::Unschedulable { .. } | Cause::QuotaExceeded { .. } => Duration::from_secs(300),
+        _ => Duration::from_secs(30),
+    }
+}
+
+/// Farther than anybody waits, and no overflow.
+const ENDLESS: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Shortcuts over every [`InstanceOrchestrator`]. Implemented for all of them; not to be implemented by hand.
 ///
@@ -76,42 +88,52 @@ pub trait InstanceOrchestratorExt: InstanceOrchestrator {
         self.list(filter).try_collect().await
     }
 
-    /// Waits until the instance has the status.
+    /// Waits until the instance has the status, at most for the budget, a read that hangs included.
     ///
     /// # Errors
-    /// `Timeout` with the last status and cause when the budget is used up; `NotAllowed` at once when the instance
-    /// settles in an error whose cause does not go away by waiting; errors of reading that are not transient.
+    /// `Timeout` with the last status and cause when the budget is used up; `NotAllowed` before that when the instance
+    /// has been in an error whose cause does not go away by waiting for 30 s, or for five minutes where capacity is what
+    /// is missing; errors of reading that are not transient.
     async fn wait_until(&self, id: InstanceId, status: InstanceStatus, budget: Duration) -> Result<Instance> {
-        let deadline = Instant::now() + budget;
+        let begin = Instant::now();
+        let deadline = begin.checked_add(budget.min(ENDLESS)).unwrap_or(begin);
         let mut pause = Duration::from_millis(100);
-        let mut hopeless = 0;
+        let mut hopeless: Option<Instant> = None;
+        let mut last = "it could not be read in time".to_owned();
         loop {
-            let seen = self.get(id).await;
-            let last = match &seen {
-                Ok(instance) if instance.status == status => return seen,
-                Ok(instance) => {
-                    let terminal = instance.status == InstanceStatus::Error
-                        && status != InstanceStatus::Stopped
-                        && instance.cause.as_ref().is_some_and(crate::Cause::is_terminal);
-                    hopeless = if terminal { hopeless + 1 } else { 0 };
+            let mut given_up = false;
+            match timeout_at(deadline, self.get(id)).await {
+                Ok(Ok(instance)) if instance.status == status => return Ok(instance),
+                Ok(Ok(instance)) => {
+                    let terminal = instance
+                        .cause
+                        .as_ref()
+                        .filter(|cause| cause.is_terminal())
+                        .filter(|_| instance.status == InstanceStatus::Error && status != InstanceStatus::Stopped);
+                    // A server may show an old failure for a moment after a new start: believe it when it stays.
+                    hopeless = terminal.map(|_| hopeless.unwrap_or_else(Instant::now));
+                    given_up = terminal
+                        .zip(hopeless)
+                        .is_some_and(|(cause, since)| since.elapsed() >= patience(cause));
                     let cause = instance
                         .cause
                         .as_ref()
                         .map(|cause| format!(": {cause}"))
                         .unwrap_or_default();
-                    format!("it is {}{cause}", instance.status)
+                    last = format!("it is {}{cause}", instance.status);
                 }
-                Err(error) if matches!(error.retry(), crate::Retry::Never) => return seen,
-                Err(error) => format!("it could not be read: {error}"),
-            };
+                Ok(Err(error)) if matches!(error.retry(), crate::Retry::Never) => return Err(error),
+                Ok(Err(error)) => last = format!("it could not be read: {error}"),
+                // The budget is used up: what was seen last is worth more than that this read was late.
+                Err(_) => {}
+            }
             let context = |error: Error| {
                 error
                     .with_operation(OperationKind::Wait)
                     .with_instance(id)
                     .with_backend(self.backend())
             };
-            // A server may show an old failure for a moment after a new start: believe it when it stays.
-            if hopeless >= 10 {
+            if given_up {
                 return Err(context(
                     Error::new(ErrorKind::NotAllowed, format!("it will not become {status}: {last}"))
                         .with_advice("read its log and its cause; waiting does not help"),
@@ -173,3 +195,108 @@ pub trait InstanceOrchestratorExt: InstanceOrchestrator {
 }
 
 impl<O: InstanceOrchestrator + ?Sized> InstanceOrchestratorExt for O {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decor::stub::{Stub, id, instance};
+    use crate::{Facts, Unit, UnitPhase};
+
+    /// What a stub answers while its image cannot be pulled, or no node takes it.
+    fn failing(problem: Cause) -> Instance {
+        let mut unit = Unit::new("u", 1, UnitPhase::Preparing);
+        unit.problem = Some(problem);
+        let mut facts = Facts::new(1, jiff::Timestamp::UNIX_EPOCH);
+        facts.units.push(unit);
+        let seen = instance();
+        Instance::observed(seen.backend, seen.name, seen.spec, facts, seen.provenance)
+    }
+
+    fn pull() -> Cause {
+        Cause::ImagePull {
+            image: "odoo:17".to_owned(),
+            message: "toomanyrequests".to_owned(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_hangs_does_not_outlast_the_budget() {
+        let stub = Stub::new();
+        stub.hang_once();
+        let started = Instant::now();
+        let budget = Duration::from_secs(5);
+        let error = stub
+            .wait_until(id(), InstanceStatus::Running, budget)
+            .await
+            .expect_err("it hangs");
+        assert_eq!(
+            (error.kind(), started.elapsed()),
+            (ErrorKind::Timeout, budget),
+            "{error}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endless_budget_is_none_that_overflows() {
+        let stub = Stub::new();
+        let seen = stub.wait_until(id(), InstanceStatus::Stopped, Duration::MAX).await;
+        assert_eq!(seen.expect("it is stopped").id, id());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cause_that_stays_for_long_enough_ends_the_wait() {
+        let unschedulable = Cause::Unschedulable {
+            message: "0/3 nodes".to_owned(),
+        };
+        for (cause, seconds) in [(pull(), 30..35), (unschedulable, 300..305)] {
+            let stub = Stub::new();
+            stub.shows(failing(cause.clone()));
+            let started = Instant::now();
+            let error = stub
+                .wait_until(id(), InstanceStatus::Running, Duration::from_secs(600))
+                .await
+                .expect_err("hopeless");
+            assert_eq!(error.kind(), ErrorKind::NotAllowed, "{error}");
+            let took = started.elapsed().as_secs();
+            assert!(seconds.contains(&took), "{cause}: {took}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cause_that_goes_away_does_not() {
+        let stub = Stub::new();
+        stub.shows(failing(pull()));
+        let mends = stub.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(25)).await;
+            mends.shows(instance());
+        });
+        let seen = stub
+            .wait_until(id(), InstanceStatus::Stopped, Duration::from_secs(60))
+            .await
+            .expect("the pull works in the end");
+        assert_eq!(seen.status, InstanceStatus::Stopped);
+        // And with a status that an error does not lead to.
+        stub.shows(failing(pull()));
+        let mends = stub.clone();
+        tokio::spawn(async move {
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                let mut well = failing(pull());
+                well.status = InstanceStatus::Starting;
+                mends.shows(well);
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                mends.shows(failing(pull()));
+            }
+        });
+        let error = stub
+            .wait_until(id(), InstanceStatus::Running, Duration::from_secs(80))
+            .await
+            .expect_err("it never runs");
+        assert_eq!(
+            error.kind(),
+            ErrorKind::Timeout,
+            "it was on its way again and again: {error}"
+        );
+    }
+}

@@ -9,6 +9,13 @@ use crate::{Cause, InstanceStatus};
 /// readiness of its own. Ten seconds, as in the health rule of the system in production.
 pub const SETTLED_AFTER_SECONDS: i64 = 10;
 
+/// The longest pause between an end and the start that it explains: kubelet waits up to 300 s between two starts.
+const LONGEST_BACK_OFF_SECONDS: i64 = 360;
+
+/// A process that ran this long is forgiven its earlier ends, as kubelet does; without a process, an end this long ago
+/// is history.
+const FORGIVEN_AFTER_SECONDS: i64 = 600;
+
 /// What a backend saw of one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -211,6 +218,9 @@ pub struct Exit {
     pub out_of_memory: Option<bool>,
     /// When.
     pub at: Option<Timestamp>,
+    /// When the process was started that ended so, where the platform says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
 }
 
 impl Exit {
@@ -221,7 +231,15 @@ impl Exit {
             code: Some(code),
             out_of_memory: (code == 137).then_some(false),
             at,
+            started_at: None,
         }
+    }
+
+    /// The process had run for long enough to be forgiven what came before it.
+    fn after_a_long_run(&self) -> bool {
+        self.started_at
+            .zip(self.at)
+            .is_some_and(|(started, at)| at.as_second() - started.as_second() >= FORGIVEN_AFTER_SECONDS)
     }
 }
 
@@ -293,7 +311,7 @@ pub fn derive(facts: &Facts) -> (InstanceStatus, Option<Cause>) {
             None,
         );
     }
-    let on_the_way = facts.transition.unwrap_or(Transition::Start).status();
+    let on_the_way = on_the_way(facts);
     if facts.lagging {
         return (on_the_way, None);
     }
@@ -337,6 +355,17 @@ pub fn derive(facts: &Facts) -> (InstanceStatus, Option<Cause>) {
     }
 }
 
+/// What was asked last. What ran before is not being created any more, however often the platform repeats that it was.
+fn on_the_way(facts: &Facts) -> InstanceStatus {
+    let ran = |unit: &Unit| unit.was_ready || unit.restarts > 0 || unit.last_exit.is_some();
+    match facts.transition {
+        Some(Transition::Create) if facts.units.iter().any(ran) => Transition::Start,
+        Some(transition) => transition,
+        None => Transition::Start,
+    }
+    .status()
+}
+
 fn with_cause(on_the_way: InstanceStatus, cause: Option<Cause>) -> (InstanceStatus, Option<Cause>) {
     let terminal = cause.as_ref().is_some_and(Cause::is_terminal);
     (if terminal { InstanceStatus::Error } else { on_the_way }, cause)
@@ -344,34 +373,50 @@ fn with_cause(on_the_way: InstanceStatus, cause: Option<Cause>) -> (InstanceStat
 
 /// A process that crashed before counts as running only after a while, so that a crash loop does not flicker.
 fn settled(facts: &Facts, unit: &Unit) -> bool {
-    let failures = failures(facts, Some(unit));
     match unit.started_at {
-        Some(started) if failures > 0 => {
-            // The failures count only if they are recent: an old one says nothing about this start.
-            let recent = facts
+        Some(started) if failures(facts, Some(unit)) > 0 => {
+            // An end long before this start says nothing about it.
+            let explained = facts
                 .units
                 .iter()
                 .filter_map(|other| other.last_exit.as_ref()?.at)
-                .any(|at| started.as_second() - at.as_second() < 60);
-            !recent || facts.observed_at.as_second() - started.as_second() >= SETTLED_AFTER_SECONDS
+                .any(|at| started.as_second() - at.as_second() <= LONGEST_BACK_OFF_SECONDS);
+            !explained || facts.observed_at.as_second() - started.as_second() >= SETTLED_AFTER_SECONDS
         }
         _ => true,
     }
 }
 
-/// How often the instance failed: restarts within the current unit, and failed units before it.
+/// How often the instance failed lately: restarts within the current unit, and failed units before it. Of restarts
+/// within a unit only the last one's time is known: with it they all count, or none does, or only the last one when it
+/// ended a long run.
 fn failures(facts: &Facts, current: Option<&Unit>) -> u32 {
-    let within = current.map_or(0, |unit| unit.restarts);
-    let before = facts
+    let now = facts.observed_at.as_second();
+    let process = current
+        .filter(|unit| unit.phase == UnitPhase::Running)
+        .and_then(|unit| unit.started_at)
+        .map(jiff::Timestamp::as_second);
+    if process.is_some_and(|started| now - started >= FORGIVEN_AFTER_SECONDS) {
+        return 0;
+    }
+    // Seen from the start of the present process, so that a slow start does not let them expire one by one.
+    let from = process.unwrap_or(now);
+    let recent = |exit: &Exit| exit.at.is_none_or(|at| from - at.as_second() < FORGIVEN_AFTER_SECONDS);
+    let within = current
+        .filter(|unit| unit.last_exit.as_ref().is_none_or(recent))
+        .map_or(0, |unit| {
+            let fresh = unit.last_exit.as_ref().is_some_and(Exit::after_a_long_run);
+            if fresh { unit.restarts.min(1) } else { unit.restarts }
+        });
+    let ended = facts
         .units
         .iter()
-        .filter(|unit| unit.phase == UnitPhase::Failed && unit.last_exit.is_some())
-        .filter(|unit| current.is_none_or(|current| current.id != unit.id))
+        .filter(|unit| unit.phase == UnitPhase::Failed && unit.last_exit.as_ref().is_some_and(recent))
         .count();
-    within.saturating_add(u32::try_from(before).unwrap_or(u32::MAX))
+    within.saturating_add(u32::try_from(ended).unwrap_or(u32::MAX))
 }
 
-/// A crash loop: at least two failures, and the unit that shall run is not well.
+/// A crash loop: at least two failures lately, or the platform's word, and the unit that shall run is not well.
 fn loop_of(facts: &Facts, current: Option<&Unit>) -> Option<Cause> {
     // What keeps the unit from running at all (no image, no mount) explains more than an older exit.
     if current.is_some_and(|unit| {
@@ -381,13 +426,10 @@ fn loop_of(facts: &Facts, current: Option<&Unit>) -> Option<Cause> {
     }) {
         return None;
     }
-    let own = current.map_or(0, |unit| {
-        u32::from(unit.phase == UnitPhase::Failed && unit.last_exit.is_some())
-    });
-    let restarts = failures(facts, current).saturating_add(own);
+    let restarts = failures(facts, current);
     let looping = current.is_some_and(|unit| matches!(unit.problem, Some(Cause::CrashLoop { .. })));
     if restarts < 2 && !looping {
-        // The first kill for memory is worth naming; whether it loops shows later.
+        // One end is no loop, not even a kill for memory: the platform starts the process again.
         return None;
     }
     let last = facts

@@ -137,6 +137,134 @@ fn a_crash_loop_does_not_flicker() {
     );
 }
 
+/// A pod whose container was started again in place: so often, the last end and the present start so long ago.
+fn restarted(restarts: u32, ended: i64, started: Option<i64>) -> Unit {
+    Unit {
+        restarts,
+        last_exit: Some(Exit::with_code(1, Some(ago(ended)))),
+        started_at: started.map(ago),
+        phase: started.map_or(UnitPhase::Preparing, |_| UnitPhase::Running),
+        ..Unit::new("u", 1, UnitPhase::Running)
+    }
+}
+
+#[test]
+fn a_crash_loop_at_the_longest_back_off_does_not_flicker() {
+    let young = Unit {
+        ready: true,
+        was_ready: true,
+        ..restarted(20, 304, Some(4))
+    };
+    assert_eq!(
+        status(&facts(1, vec![young.clone()])),
+        (InstanceStatus::Error, Some("crash_loop"))
+    );
+    let started_by_hand = Unit {
+        last_exit: Some(Exit::with_code(1, Some(ago(500)))),
+        ..young.clone()
+    };
+    assert_eq!(status(&facts(1, vec![started_by_hand])).0, InstanceStatus::Running);
+    let grown = Unit {
+        started_at: Some(ago(10)),
+        ..young
+    };
+    assert_eq!(status(&facts(1, vec![grown])).0, InstanceStatus::Running);
+}
+
+#[test]
+fn old_restarts_do_not_make_a_crash_loop() {
+    const WEEK: i64 = 7 * 24 * 3600;
+    let unanswering = Unit {
+        was_ready: true,
+        ..restarted(2, WEEK + 10, Some(WEEK))
+    };
+    assert_eq!(
+        status(&facts(1, vec![unanswering])),
+        (InstanceStatus::Error, Some("probe_failing"))
+    );
+    let waits = restarted(2, WEEK, None);
+    assert_eq!(status(&facts(1, vec![waits.clone()])), (InstanceStatus::Starting, None));
+    let said = Unit {
+        problem: Some(Cause::CrashLoop {
+            restarts: 2,
+            last_exit: Some(1),
+        }),
+        ..waits
+    };
+    assert_eq!(
+        status(&facts(1, vec![said])),
+        (InstanceStatus::Error, Some("crash_loop")),
+        "the platform itself says so"
+    );
+    let mut after_weeks = restarted(3, 5, Some(4));
+    assert_eq!(status(&facts(1, vec![after_weeks.clone()])).0, InstanceStatus::Error);
+    if let Some(exit) = &mut after_weeks.last_exit {
+        exit.started_at = Some(ago(WEEK));
+    }
+    assert_eq!(
+        status(&facts(1, vec![after_weeks])),
+        (InstanceStatus::Starting, None),
+        "the first end after a long run"
+    );
+    let coming = Unit::new("u9", 9, UnitPhase::Preparing);
+    let old = |order| Unit {
+        last_exit: Some(Exit::with_code(1, Some(ago(601)))),
+        ..failed(order, 1)
+    };
+    assert_eq!(
+        status(&facts(1, vec![old(1), failed(2, 1), coming.clone()])).0,
+        InstanceStatus::Starting,
+        "one of the two is history"
+    );
+    // A slow start: the ends count for as long as the process that followed has not proved itself.
+    let slow = |seconds| Unit {
+        started_at: Some(ago(seconds)),
+        phase: UnitPhase::Running,
+        ..coming.clone()
+    };
+    let before = |order, seconds| Unit {
+        last_exit: Some(Exit::with_code(1, Some(ago(seconds)))),
+        ..failed(order, 1)
+    };
+    assert_eq!(
+        status(&facts(1, vec![before(1, 900), before(2, 560), slow(550)])),
+        (InstanceStatus::Error, Some("crash_loop"))
+    );
+    assert_eq!(
+        status(&facts(1, vec![before(1, 950), before(2, 610), slow(600)])),
+        (InstanceStatus::Starting, None),
+        "it has run for ten minutes"
+    );
+}
+
+#[test]
+fn what_ran_before_is_not_being_created() {
+    let created = |unit: Unit| {
+        let facts = Facts {
+            transition: Some(Transition::Create),
+            ..facts(1, vec![unit])
+        };
+        status(&facts).0
+    };
+    let coming = Unit::new("u", 1, UnitPhase::Preparing);
+    assert_eq!(created(coming.clone()), InstanceStatus::Creating);
+    assert_eq!(created(restarted(1, 5, None)), InstanceStatus::Starting);
+    assert_eq!(
+        created(Unit {
+            last_exit: Some(Exit::with_code(1, None)),
+            ..coming.clone()
+        }),
+        InstanceStatus::Starting
+    );
+    assert_eq!(
+        created(Unit {
+            was_ready: true,
+            ..coming
+        }),
+        InstanceStatus::Starting
+    );
+}
+
 #[test]
 fn out_of_memory_is_told_from_a_crash() {
     let coming = Unit::new("u3", 3, UnitPhase::Preparing);
@@ -152,6 +280,7 @@ fn out_of_memory_is_told_from_a_crash() {
         code: Some(137),
         out_of_memory: Some(true),
         at: None,
+        started_at: None,
     });
     assert_eq!(
         derive(&facts(1, vec![failed(1, 137), certain, coming])).1,
@@ -241,6 +370,11 @@ fn transitions_name_the_way() {
             transition,
             lagging: true,
             ..facts(1, vec![ready(1)])
+        };
+        // What ran once is not created any more.
+        let expected = match expected {
+            InstanceStatus::Creating => InstanceStatus::Starting,
+            other => other,
         };
         assert_eq!(
             status(&lagging).0,

@@ -30,7 +30,7 @@ mod change;
 mod config;
 pub mod decor;
 #[cfg(test)]
-mod documents;
+mod documents_tests;
 pub mod dual;
 mod error;
 mod ext;
@@ -44,9 +44,12 @@ mod instance;
 pub mod migration;
 mod options;
 mod orchestrator;
+mod power;
 mod quantity;
 mod secret;
 mod spec;
+#[cfg(test)]
+mod spec_tests;
 mod status;
 mod text;
 
@@ -67,6 +70,7 @@ pub use options::{
     LogOptions, ObjectIdentity, Operation, Plan, Power, PurgeToken, Staleness, UpdateOptions,
 };
 pub use orchestrator::{DynOrchestrator, InstanceOrchestrator};
+pub use power::{PowerChange, decide_power};
 pub use quantity::{Bytes, Cpu};
 pub use secret::Secret;
 pub use spec::{

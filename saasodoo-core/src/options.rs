@@ -55,7 +55,8 @@ pub enum DataPolicy {
     /// The data that an earlier instance of this id left behind when it was deleted; it must be there.
     AdoptRetained,
     /// The data in this directory, under the root that the backend is configured with; it must be there. It is never
-    /// deleted by a rollback or by a purge of this instance.
+    /// deleted by a rollback or by a purge of this instance: a purge at most forgets that it was adopted. Until then a
+    /// deleted instance leaves it behind as its own.
     AdoptDirectory(DataPath),
 }
 
@@ -87,11 +88,11 @@ impl UpdateOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Power {
-    /// Run. Refused while the instance is suspended.
+    /// Run. Refused while the instance is suspended or held for maintenance.
     Start,
     /// Do not run.
     Stop,
-    /// Run with a new process. A stopped instance is refused: start it.
+    /// Run with a new process. Refused while the instance is held, and for a stopped one: start it.
     Restart,
     /// Stop, and refuse to start until resumed: a hold for billing.
     Suspend,

@@ -125,6 +125,9 @@ pub trait InstanceOrchestrator: fmt::Debug + fmt::Display + Send + Sync + 'stati
     /// - `list.contains_what_exists`: each instance once.
     /// - `list.filters`: by id, customer, status and label.
     /// - `list.one_bad_object_does_not_hide_the_rest`: what cannot be understood is in `unparsed`.
+    ///
+    /// # Errors
+    /// As items of the stream: those of any call to a server. An instance that does not exist is left out.
     fn list(&self, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>>;
 
     /// Follows all instances that match. Never ends and never fails: a lost connection is reported as
@@ -144,6 +147,10 @@ pub trait InstanceOrchestrator: fmt::Debug + fmt::Display + Send + Sync + 'stati
     /// - `logs.follow`: lines written later arrive.
     /// - `logs.previous`: what the process wrote that ended before the present one.
     /// - `logs.absent_is_not_found`.
+    ///
+    /// # Errors
+    /// As items of the stream: `NotFound`; `Conflict` when a legacy id means several instances; `Unsupported` for lines of
+    /// the process before where the backend does not have them; those of any call to a server.
     fn logs(&self, id: InstanceId, options: LogOptions) -> BoxStream<'static, Result<LogLine>>;
 
     /// Says what an operation would do, with the errors it would give, and does nothing.

@@ -107,6 +107,8 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
+const PIB: u64 = 1 << 50;
+const EIB: u64 = 1 << 60;
 
 impl Bytes {
     /// No bytes.
@@ -143,23 +145,17 @@ impl Bytes {
     }
 
     /// Reads a quantity as the Kubernetes API means it, where `2G` is 2·10⁹ bytes
-    /// ([resource.Quantity](https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/)).
+    /// ([resource.Quantity](https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/)): with
+    /// every suffix, with exponents, and with parts of a byte rounded up, as the API does.
     /// For objects that others wrote; what callers give is read by `FromStr`.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for anything that is not a whole number of bytes.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for what the API would refuse, for a negative amount, and for more
+    /// than 2⁶⁴ bytes.
     pub fn from_kubernetes(text: &str) -> Result<Self> {
-        let units = [
-            ("Ki", KIB),
-            ("Mi", MIB),
-            ("Gi", GIB),
-            ("Ti", TIB),
-            ("k", 1_000),
-            ("M", 1_000_000),
-            ("G", 1_000_000_000),
-            ("T", 1_000_000_000_000),
-        ];
-        Self::with_units(text, &units)
+        quantity(text)
+            .map(Self)
+            .map_err(|why| Error::invalid("size", format!("{} {why}", quoted(text))))
     }
 
     fn with_units(text: &str, units: &[(&str, u64)]) -> Result<Self> {
@@ -234,6 +230,66 @@ fn decimal(number: &str, scale: u64) -> Result<u64, &'static str> {
     u64::try_from(scaled / power).map_err(|_| "is too large")
 }
 
+/// A quantity of the Kubernetes API, rounded up to a whole number.
+fn quantity(text: &str) -> Result<u64, &'static str> {
+    const NO_NUMBER: &str = "is not a quantity";
+    if text.starts_with('-') {
+        return Err("is negative");
+    }
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
+        return Err(NO_NUMBER);
+    }
+    let (binary, decimal) = match suffix {
+        "" => (1, 0),
+        "Ki" => (KIB, 0),
+        "Mi" => (MIB, 0),
+        "Gi" => (GIB, 0),
+        "Ti" => (TIB, 0),
+        "Pi" => (PIB, 0),
+        "Ei" => (EIB, 0),
+        "n" => (1, -9),
+        "u" => (1, -6),
+        "m" => (1, -3),
+        "k" => (1, 3),
+        "M" => (1, 6),
+        "G" => (1, 9),
+        "T" => (1, 12),
+        "P" => (1, 15),
+        "E" => (1, 18),
+        _ => {
+            let exponent = suffix.strip_prefix(['e', 'E']).ok_or(NO_NUMBER)?;
+            (1, i64::from(exponent.parse::<i32>().map_err(|_| NO_NUMBER)?))
+        }
+    };
+    // Zeros at either end say nothing and would only take the room of digits that do.
+    let digits = format!("{whole}{}", fraction.trim_end_matches('0'));
+    let digits = digits.trim_start_matches('0');
+    if digits.is_empty() {
+        return Ok(0);
+    }
+    let amount: u128 = digits.parse().map_err(|_| "has too many digits")?;
+    let amount = amount.checked_mul(binary.into()).ok_or("is too large")?;
+    let places = i64::try_from(fraction.trim_end_matches('0').len()).unwrap_or(i64::MAX);
+    let power = decimal.saturating_sub(places);
+    let scale = u32::try_from(power.unsigned_abs())
+        .ok()
+        .and_then(|power| 10u128.checked_pow(power));
+    let exact = match (scale, power < 0) {
+        (Some(scale), false) => amount.checked_mul(scale).ok_or("is too large")?,
+        (Some(scale), true) => amount.div_ceil(scale),
+        (None, false) => return Err("is too large"),
+        // Less than any whole number, and more than none.
+        (None, true) => 1,
+    };
+    u64::try_from(exact).map_err(|_| "is too large")
+}
+
 serde_as_text!(Cpu, Bytes);
 
 #[cfg(test)]
@@ -269,6 +325,55 @@ mod tests {
     }
 
     #[test]
+    fn quantities_are_read_as_the_api_means_them() {
+        for (text, bytes) in [
+            ("1Pi", PIB),
+            ("1Ei", EIB),
+            ("2P", 2_000_000_000_000_000),
+            ("1E", 1_000_000_000_000_000_000),
+            ("1e3", 1000),
+            ("1E3", 1000),
+            ("+12e+2", 1200),
+            ("5000e-3", 5),
+            ("128974848000m", 128_974_848),
+            ("1500m", 2),
+            ("1n", 1),
+            ("0.1Gi", 107_374_183),
+            (".5k", 500),
+            ("5.", 5),
+            ("0", 0),
+            ("0e99", 0),
+            ("000001k", 1000),
+            ("1e-99", 1),
+        ] {
+            assert_eq!(Bytes::from_kubernetes(text).expect(text).get(), bytes, "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "-1",
+            "1K",
+            "1ki",
+            "1e",
+            "1e1.5",
+            "1.2.3",
+            "1 Gi",
+            "Gi",
+            "16Ei",
+            "1e20",
+            "20E",
+            "1e99999999999",
+            "٣",
+        ] {
+            let error = Bytes::from_kubernetes(text).expect_err(text);
+            assert_eq!(
+                (error.kind(), error.field()),
+                (crate::ErrorKind::InvalidInput, Some("size"))
+            );
+        }
+    }
+
+    #[test]
     fn the_rest_is_refused_with_the_reason() {
         for (text, reason) in [
             ("1.5Q", "is not a number with a known unit"),
@@ -298,6 +403,27 @@ mod tests {
             prop_assert_eq!(Cpu::from_millis(millis), Cpu::from_millis(millis).to_string().parse().expect("its own text"));
             prop_assert_eq!(Bytes::from_kubernetes(&Bytes::new(bytes).to_string()).expect("binary units").get(), bytes);
             prop_assert_eq!(Cpu::from_nano_cpus(Cpu::from_millis(millis).nano_cpus()), Some(Cpu::from_millis(millis)));
+        }
+
+        #[test]
+        fn quantities_scale(n in 0u64..1_000_000, suffix in 0usize..13) {
+            let (suffix, scale) = [
+                ("", 1), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000),
+                ("e3", 1_000), ("E+6", 1_000_000),
+                ("Ki", KIB), ("Mi", MIB), ("Gi", GIB), ("Ti", TIB), ("m", 0), ("u", 0),
+            ][suffix];
+            let read = |text: String| Bytes::from_kubernetes(&text).expect("a quantity").get();
+            if scale == 0 {
+                prop_assert_eq!(read(format!("{n}000000{suffix}")), if suffix == "m" { n * 1000 } else { n });
+            } else {
+                prop_assert_eq!(read(format!("{n}{suffix}")), n * scale);
+                prop_assert_eq!(read(format!("{n}.0{suffix}")), n * scale);
+            }
+        }
+
+        #[test]
+        fn no_quantity_panics(text in "[+-]?[0-9]{0,45}\\.?[0-9]{0,45}[a-zA-Z]{0,2}[+-]?[0-9]{0,12}") {
+            let _ = Bytes::from_kubernetes(&text);
         }
 
         #[test]

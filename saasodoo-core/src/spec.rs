@@ -156,9 +156,10 @@ pub struct Resources {
     pub cpu: Cpu,
     /// The most memory; beyond it the kernel kills the process. Default: 2 GiB.
     pub memory: Bytes,
-    /// The processor set aside on the node. `None`: a quarter of the limit on Kubernetes, nothing on Swarm.
+    /// The processor set aside on the node, fixed at creation. `None`: a quarter of the limit on Kubernetes, nothing on
+    /// Swarm.
     pub cpu_request: Option<Cpu>,
-    /// The memory set aside on the node. `None`: half of the limit on Kubernetes, nothing on Swarm.
+    /// The memory set aside on the node, fixed at creation. `None`: half of the limit on Kubernetes, nothing on Swarm.
     pub memory_request: Option<Bytes>,
 }
 
@@ -233,7 +234,9 @@ pub struct Scheduling {
     pub tolerations: BTreeSet<LabelKey>,
     /// The priority class. Kubernetes only.
     pub priority_class: Option<ObjectName>,
-    /// How long Odoo may take to stop before it is killed. Default: 60 s; Docker's own default is 10 s.
+    /// How long Odoo may take to stop before it is killed, 1 to 600 s. Default: 60 s; Docker's own default is 10 s.
+    /// [`Deadlines::termination`](crate::Deadlines::termination) should be longer, or a deletion ends with a timeout
+    /// while the process still stops.
     pub stop_grace_seconds: u16,
 }
 
@@ -458,6 +461,13 @@ impl InstanceSpec {
             }
         }
         self.probes.validate()?;
+        // Without any grace Kubernetes forgets a pod whose process may still write.
+        range(
+            "scheduling.stop_grace_seconds",
+            self.scheduling.stop_grace_seconds,
+            1,
+            600,
+        )?;
         for addon in self.addons.custom.iter().chain(&self.addons.disabled) {
             if addon.is_empty()
                 || addon.len() > 128
@@ -482,8 +492,10 @@ impl InstanceSpec {
 
 /// True for label keys that this library, the guide's tools, Traefik or the platforms themselves give a meaning.
 fn is_our_label(key: &str) -> bool {
+    // Traefik reads its labels whatever their case.
+    let key = key.to_ascii_lowercase();
     let prefix = key.split('/').next().unwrap_or_default();
-    matches!(key, "app" | "managed-by" | "instance-id" | "database")
+    matches!(key.as_str(), "app" | "managed-by" | "instance-id" | "database")
         || ["traefik.", "saasodoo.", "com.docker."]
             .iter()
             .any(|reserved| key.starts_with(reserved))
@@ -492,21 +504,8 @@ fn is_our_label(key: &str) -> bool {
 
 impl DatabaseEndpoint {
     fn validate(&self) -> Result<()> {
-        let hostname = !self.host.is_empty()
-            && self.host.len() <= 253
-            && self
-                .host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'));
-        if !hostname {
-            return Err(Error::invalid(
-                "database.host",
-                format!("{} is not a host or address", quoted(&self.host)),
-            ));
-        }
-        if self.port == 0 {
-            return Err(Error::invalid("database.port", "0 is not a port"));
-        }
+        server_host(&self.host).map_err(|why| Error::invalid("database.host", why))?;
+        server_port(self.port).map_err(|why| Error::invalid("database.port", why))?;
         identifier("database.name", &self.name)?;
         match &self.user {
             Some(user) => identifier("database.user", user)?,
@@ -514,6 +513,27 @@ impl DatabaseEndpoint {
         }
         secret_given("database.password", &self.password)
     }
+}
+
+/// Whether this can be the host of a database server.
+pub(crate) fn server_host(host: &str) -> Result<(), String> {
+    let ok = (1..=253).contains(&host.len())
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':'));
+    if ok {
+        Ok(())
+    } else {
+        Err(format!("{} is not a host or address", quoted(host)))
+    }
+}
+
+/// Whether this can be the port of a database server.
+pub(crate) fn server_port(port: u16) -> Result<(), String> {
+    if port == 0 {
+        return Err("0 is not a port between 1 and 65535".to_owned());
+    }
+    Ok(())
 }
 
 impl Resources {
@@ -638,141 +658,5 @@ impl fmt::Debug for DatabaseEndpoint {
 impl fmt::Debug for AdminAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?}", self.email, self.password)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec() -> InstanceSpec {
-        InstanceSpec::new(
-            InstanceId::random(),
-            "acme".parse().expect("a name"),
-            "odoo:17".parse().expect("an image"),
-        )
-    }
-
-    #[test]
-    fn the_default_spec_is_valid() {
-        spec().validate().expect("valid");
-        assert_eq!(spec().effective_version(), Some(OdooVersion::new(17)));
-        let bitnami = spec().with_image("bitnamilegacy/odoo:18.0-debian-12".parse().expect("an image"));
-        assert_eq!(bitnami.effective_version(), Some(OdooVersion::new(18)));
-        assert_eq!(
-            spec()
-                .with_image("odoo:latest".parse().expect("an image"))
-                .effective_version(),
-            None
-        );
-    }
-
-    #[test]
-    fn bad_values_name_their_field() {
-        type Change = fn(&mut InstanceSpec);
-        let cases: &[(&str, Change)] = &[
-            ("id", |s| s.id = "0a1b2c3d".parse().expect("eight digits")),
-            ("display_name", |s| s.display_name = "a\nb".to_owned()),
-            ("resources.cpu", |s| s.resources.cpu = Cpu::from_millis(0)),
-            ("resources.memory", |s| s.resources.memory = Bytes::new(512)),
-            ("resources.memory_request", |s| {
-                s.resources.memory_request = Some(Bytes::from_gib(3))
-            }),
-            ("resources.cpu_request", |s| {
-                s.resources.cpu_request = Some(Cpu::from_millis(1001))
-            }),
-            ("storage", |s| s.storage = Bytes::ZERO),
-            ("probes.period_seconds", |s| s.probes.period_seconds = 0),
-            ("probes.startup_seconds", |s| s.probes.startup_seconds = 1),
-            ("admin.email", |s| {
-                s.admin = Some(AdminAccount {
-                    email: "nobody".to_owned(),
-                    password: "x".into(),
-                });
-            }),
-            ("admin.password", |s| {
-                s.admin = Some(AdminAccount {
-                    email: "a@b.example".to_owned(),
-                    password: Secret::withheld(),
-                });
-            }),
-            ("database.host", |s| {
-                s.database = Some(DatabaseEndpoint::new("a b", "d", "u", "p".into()))
-            }),
-            ("database.name", |s| {
-                s.database = Some(DatabaseEndpoint::new("h", "d'; --", "u", "p".into()))
-            }),
-            ("database.user", |s| {
-                s.database = Some(DatabaseEndpoint::new("h", "d", "", "p".into()))
-            }),
-            ("database.password", |s| {
-                s.database = Some(DatabaseEndpoint::new("h", "d", "u", Secret::withheld()))
-            }),
-            ("environment", |s| {
-                s.environment
-                    .insert("ODOO_DATABASE_HOST".parse().expect("a name"), "evil".to_owned());
-            }),
-            ("environment", |s| {
-                s.environment
-                    .insert("ODOO_PASSWORD_FILE".parse().expect("a name"), "/etc/passwd".to_owned());
-            }),
-            ("labels", |s| {
-                s.labels
-                    .insert("managed-by".parse().expect("a key"), "me".parse().expect("a value"));
-            }),
-            ("labels", |s| {
-                s.labels.insert(
-                    "app.kubernetes.io/name".parse().expect("a key"),
-                    "x".parse().expect("a value"),
-                );
-            }),
-            ("labels", |s| {
-                s.labels.insert(
-                    "traefik.enable".parse().expect("a key"),
-                    "true".parse().expect("a value"),
-                );
-            }),
-            ("addons", |s| {
-                s.addons.custom.insert("../x".to_owned());
-            }),
-        ];
-        for (field, change) in cases {
-            let mut spec = spec();
-            change(&mut spec);
-            let error = spec.validate().expect_err(field);
-            assert_eq!(error.field(), Some(*field), "{error}");
-            assert_eq!(error.kind(), crate::ErrorKind::InvalidInput);
-        }
-    }
-
-    #[test]
-    fn hosts_are_default_then_custom() {
-        let base: Host = "saasodoo.example".parse().expect("a host");
-        let hosts = |spec: InstanceSpec| {
-            spec.hosts(&base)
-                .map(|h| h.iter().map(ToString::to_string).collect::<Vec<_>>())
-        };
-        assert_eq!(hosts(spec()).expect("hosts"), ["acme.saasodoo.example"]);
-        let custom = spec()
-            .with_subdomain("shop".parse().expect("a label"))
-            .with_custom_domain("a.example".parse().expect("a host"));
-        assert_eq!(hosts(custom).expect("hosts"), ["shop.saasodoo.example", "a.example"]);
-        let stolen = spec().with_custom_domain("other.saasodoo.example".parse().expect("a host"));
-        assert_eq!(hosts(stolen).expect_err("stolen").field(), Some("route.custom_domains"));
-        let mut reserved = spec();
-        reserved.database_name = "API".parse().expect("a name");
-        assert!(hosts(reserved).expect_err("reserved").message().contains("reserved"));
-    }
-
-    #[test]
-    fn no_format_shows_a_secret() {
-        let spec = spec()
-            .with_database(DatabaseEndpoint::new("h", "d", "u", "s3ntinel".into()))
-            .with_admin("a@b.example", "s3ntinel".into())
-            .with_env("TOKEN".parse().expect("a name"), "s3ntinel");
-        assert!(!format!("{spec:?}{spec:#?}").contains("s3ntinel"));
-        let mut json = serde_json::to_value(&spec).expect("json");
-        json["environment"].take();
-        assert!(!json.to_string().contains("s3ntinel"));
     }
 }

@@ -45,18 +45,52 @@ pub enum InstanceStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-#[allow(missing_docs)]
 pub enum InstanceAction {
+    /// Run it.
     Start,
+    /// Do not run it.
     Stop,
+    /// Run it with a new process.
     Restart,
+    /// Move it to another version of Odoo.
     Update,
+    /// Save its database and its data.
     Backup,
+    /// Put a backup in their place.
     Restore,
+    /// Stop it for billing.
     Suspend,
+    /// End that, as billing calls it.
     Unsuspend,
+    /// End that, as users call it.
     Unpause,
+    /// Delete it.
     Terminate,
+}
+
+impl InstanceAction {
+    /// The action's name as APIs of the system in production write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Update => "update",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Suspend => "suspend",
+            Self::Unsuspend => "unsuspend",
+            Self::Unpause => "unpause",
+            Self::Terminate => "terminate",
+        }
+    }
+}
+
+impl fmt::Display for InstanceAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl InstanceStatus {
@@ -382,6 +416,13 @@ mod tests {
             "suspended".parse::<InstanceStatus>().is_err(),
             "of the other, conflicting set"
         );
+    }
+
+    #[test]
+    fn actions_are_written_as_they_are_stored() {
+        for action in InstanceStatus::ALL.iter().flat_map(|status| status.allowed_actions()) {
+            assert_eq!(serde_json::to_string(action).expect("json"), format!("\"{action}\""));
+        }
     }
 
     #[test]

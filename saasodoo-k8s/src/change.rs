@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,31 +18,32 @@ use tokio::time::sleep;
 
 use crate::backend::Inner;
 use crate::convert::{
-    Rendered, addon_annotations, default_requests, patch_of, probe_annotations, resources, route_annotations,
+    Rendered, addon_annotations, default_requests, patch_of, probe_annotations, progress_deadline, resources,
+    route_annotations,
 };
 use crate::create::{host_conflict, storage_missing};
+use crate::delete::leads_to;
 use crate::facts::quiet;
 use crate::names::{
-    CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, QUIET, RESTARTED_AT, STORAGE, TRANSITION, VERSION,
-    host_label,
+    CHANGE, CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, QUIET, RESTARTED_AT, STORAGE, TRANSITION,
+    VERSION, host_label,
 };
-use crate::observe::{data_claim, main_container, revision_of};
-use crate::read::Live;
+use crate::observe::{data_claim, is_static, main_container, revision_of};
+use crate::read::{Live, is_usable};
 use crate::route::{kind as route_kind, object as route_object, spec as route_spec};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
 use crate::wire::{CLAIM, DEPLOYMENT, INGRESS_ROUTE, Merge, POD, bounded, detached, jittered, poll};
 
 /// How often a change is made again after somebody else was faster.
 const ATTEMPTS: u32 = 6;
-/// How long a growth waits for the claim to get its volume.
-const BINDING: Duration = Duration::from_secs(20);
-
 /// What an update writes. An empty one has nothing to do.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     /// For the Deployment: metadata and pod template.
     pub(crate) metadata: Map<String, Value>,
     pub(crate) container: Map<String, Value>,
+    /// For its spec, beside the template.
+    pub(crate) rollout: Map<String, Value>,
     /// For the claim.
     pub(crate) storage: Option<Bytes>,
     /// For the route: the hosts that it shall have.
@@ -61,6 +63,22 @@ impl Changes {
     }
 }
 
+/// What one update remembers over its passes: the answer to a write can be lost, and is a conflict with itself then.
+#[derive(Debug)]
+struct Pass {
+    mark: String,
+    wrote: AtomicBool,
+}
+
+impl Default for Pass {
+    fn default() -> Self {
+        Self {
+            mark: uuid::Uuid::new_v4().to_string(),
+            wrote: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Inner {
     pub(crate) async fn update(
         self: &Arc<Self>,
@@ -72,14 +90,24 @@ impl Inner {
         let (inner, change) = (Arc::clone(self), change.clone());
         detached(async move {
             let limit = inner.wire.deadlines.operation;
-            bounded(limit, again(|| inner.update_once(id, &change, &options))).await
+            let pass = Pass::default();
+            bounded(limit, again(|| inner.update_once(id, &change, &options, &pass))).await
         })
         .await
     }
 
-    async fn update_once(&self, id: InstanceId, change: &InstanceChange, options: &UpdateOptions) -> Result<Ensured> {
+    async fn update_once(
+        &self,
+        id: InstanceId,
+        change: &InstanceChange,
+        options: &UpdateOptions,
+        pass: &Pass,
+    ) -> Result<Ensured> {
         let mut live = self.live(id).await?;
+        // An earlier pass of this very call, whose answer was lost: what it changed is no change of somebody else.
+        let landed = live.deployment.annotation(CHANGE) == Some(&pass.mark);
         if let Some(revision) = &options.if_revision
+            && !landed
             && revision_of(&live.deployment) != *revision
         {
             return Err(Error::conflict(
@@ -89,11 +117,18 @@ impl Inner {
         }
         refuse_deleting(&live)?;
         let changes = self.changes(&live, change)?;
-        let route = self.stale_route(&live, &changes).await?;
-        let idle = !changes.touches_deployment() && changes.storage.is_none() && !route;
+        let route = self.route_state(&live, &changes).await?;
+        let idle = !changes.touches_deployment() && changes.storage.is_none() && !route.stale;
         if idle {
-            return Ok(Ensured::new(EnsureOutcome::Unchanged, self.instance(&live)));
+            let outcome = match pass.wrote.load(Ordering::Relaxed) {
+                true => EnsureOutcome::Updated,
+                false => EnsureOutcome::Unchanged,
+            };
+            return Ok(Ensured::new(outcome, self.instance(&live)));
         }
+        pass.wrote.store(true, Ordering::Relaxed);
+        // The caller may know the instance by its digits only, and its own hosts are under its whole id.
+        let id = self.instance(&live).id;
         let own = live.is_legacy().then(|| live.deployment.name().to_owned());
         if let Some(hosts) = &changes.hosts
             && let Some((host, owner)) = self.host_taken(hosts, id, own.as_deref()).await?
@@ -106,21 +141,22 @@ impl Inner {
         }
         let before = live.deployment.clone();
         if changes.touches_deployment() {
-            live.deployment = self
-                .patch_deployment(&live.deployment, deployment_patch(&live, &changes))
-                .await?;
+            let mut patch = deployment_patch(&live, &changes);
+            patch["metadata"]["annotations"][CHANGE] = json!(pass.mark);
+            live.deployment = self.patch_deployment(&live.deployment, patch).await?;
         }
         if let Some(hosts) = &changes.hosts {
             if let Some((host, owner)) = self.host_taken(hosts, id, own.as_deref()).await? {
                 self.give_back(&before, &live.deployment).await;
                 return Err(host_conflict(&host, &owner).with_retry(Retry::After(None)));
             }
-            self.write_route(&live, hosts).await?;
+            if route.stale {
+                self.write_route(&live, hosts, route.present.as_ref()).await?;
+            }
             if live.is_legacy() {
                 live.hosts = Some(hosts.clone());
             }
         }
-        let id = self.instance(&live).id;
         self.wrote(id, crate::watch::Kind::Deployment, live.deployment.version());
         Ok(Ensured::new(EnsureOutcome::Updated, self.instance(&live)))
     }
@@ -169,6 +205,10 @@ impl Inner {
                 .insert("readinessProbe".to_owned(), replaced(rendered.readiness));
             let liveness = rendered.liveness.map_or(Value::Null, replaced);
             changes.container.insert("livenessProbe".to_owned(), liveness);
+            changes.rollout.insert(
+                "progressDeadlineSeconds".to_owned(),
+                json!(progress_deadline(&after.probes)),
+            );
             let recorded = probe_annotations(&after.probes);
             annotations.extend(recorded.into_iter().map(|(key, value)| (key.to_owned(), value)));
         }
@@ -183,11 +223,11 @@ impl Inner {
                 ));
             };
             if Some(size) != requested(claim) {
-                if claim.spec.storage_class_name.as_deref().unwrap_or_default().is_empty() {
-                    return Err(
-                        Error::unsupported("storage", "the volume of an adopted directory cannot grow")
-                            .with_advice("change the quota of the directory itself"),
-                    );
+                if is_static(claim) {
+                    return Err(cannot_grow());
+                }
+                if !is_usable(claim) {
+                    return Err(storage_missing(claim.name()));
                 }
                 changes.storage = Some(size);
             }
@@ -220,7 +260,13 @@ impl Inner {
 
         annotations.retain(|(key, value)| deployment.annotation(key) != value.as_deref());
         labels.retain(|(key, value)| deployment.label(key) != value.as_deref());
+        if changes.restarts() && deployment.spec.strategy.type_.as_deref() != Some("Recreate") {
+            // Somebody changed it: the new pod would start beside the old one.
+            let strategy = json!({"type": "Recreate", "rollingUpdate": null});
+            changes.rollout.insert("strategy".to_owned(), strategy);
+        }
         if changes.restarts() && deployment.spec.replicas != Some(0) {
+            self.needs_claim(live)?;
             annotations.push((TRANSITION.to_owned(), Some(Transition::Update.as_str().to_owned())));
         }
         if !annotations.is_empty() {
@@ -238,15 +284,39 @@ impl Inner {
         Ok(changes)
     }
 
-    /// Whether the route is not yet as asked: an update that was interrupted leaves it behind the Deployment.
-    pub(crate) async fn stale_route(&self, live: &Live, changes: &Changes) -> Result<bool> {
+    /// What there is of the route, and whether it is not yet as asked: an update that was interrupted leaves it behind
+    /// the Deployment. A route of somebody else is a conflict.
+    pub(crate) async fn route_state(&self, live: &Live, changes: &Changes) -> Result<RouteState> {
         let (Some(hosts), Some(kind)) = (&changes.hosts, route_kind(&self.config)) else {
-            return Ok(false);
+            return Ok(RouteState::default());
         };
         let name = live.deployment.name();
-        let route: Option<Value> = self.wire.get(&kind, name).await?;
+        let present: Option<Value> = self.wire.get(&kind, name).await?;
+        if let Some(route) = present.as_ref().filter(|route| !is_own(route, live)) {
+            let uid = route["metadata"]["uid"].as_str().unwrap_or_default();
+            return Err(Error::conflict(
+                ["route"],
+                format!("the {} {name} ({uid}) exists and is not of this instance", kind.kind),
+            )
+            .with_advice("remove or rename it"));
+        }
         let wanted = route_spec(&self.config, name, hosts, !live.is_legacy());
-        Ok(route.is_none_or(|route| !wanted.is_some_and(|wanted| contains(&route["spec"], &wanted))))
+        let stale = present
+            .as_ref()
+            .is_none_or(|route| !wanted.is_some_and(|wanted| contains(&route["spec"], &wanted)));
+        Ok(RouteState { stale, present })
+    }
+
+    /// A pod that starts now needs the data of the one before.
+    pub(crate) fn needs_claim(&self, live: &Live) -> Result<()> {
+        if live.usable_claim().is_some() {
+            return Ok(());
+        }
+        let claim = data_claim(&live.deployment, &self.config.data_path);
+        let claim = claim
+            .or_else(|| live.deployment.annotation(CLAIM_ANNOTATION))
+            .unwrap_or("(unknown)");
+        Err(storage_missing(claim))
     }
 
     async fn grow(&self, live: &Live, size: Bytes) -> Result<ClaimView> {
@@ -265,9 +335,10 @@ impl Inner {
 
     /// The claim once it has a volume: until then the server takes no change of its size. A volume comes soon after its
     /// claim, or, where the class says `WaitForFirstConsumer`, with the first pod.
-    async fn bound(&self, claim: &ClaimView) -> Result<ClaimView> {
+    pub(crate) async fn bound(&self, claim: &ClaimView) -> Result<ClaimView> {
         let mut first = Some(claim.clone());
-        let bound = poll(BINDING, || {
+        // Of the whole operation the rest must be left for what comes after.
+        let bound = poll(self.wire.deadlines.operation / 4, || {
             let known = first.take();
             async move {
                 let claim = match known {
@@ -291,8 +362,8 @@ impl Inner {
         })
     }
 
-    /// Writes the route of these hosts; makes it when there is none.
-    async fn write_route(&self, live: &Live, hosts: &[Host]) -> Result<()> {
+    /// Writes the route of these hosts over the one that was read; makes it when there is none.
+    async fn write_route(&self, live: &Live, hosts: &[Host], present: Option<&Value>) -> Result<()> {
         let Some(kind) = route_kind(&self.config) else {
             return Ok(());
         };
@@ -300,14 +371,20 @@ impl Inner {
         let Some(spec) = route_spec(&self.config, name, hosts, websocket) else {
             return Ok(());
         };
-        let mut patch = json!({ "spec": spec });
-        if kind == INGRESS_ROUTE && patch["spec"].get("tls").is_none() {
-            patch["spec"]["tls"] = Value::Null;
-        }
-        match self.wire.patch::<Value>(&kind, name, Merge::Json, &patch).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if let Some(present) = present {
+            let metadata = &present["metadata"];
+            let mut patch = json!({
+                "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+                "spec": spec,
+            });
+            if kind == INGRESS_ROUTE && patch["spec"].get("tls").is_none() {
+                patch["spec"]["tls"] = Value::Null;
+            }
+            return self
+                .wire
+                .patch::<Value>(&kind, name, Merge::Json, &patch)
+                .await
+                .map(drop);
         }
         let labels = live.deployment.metadata.labels.clone().unwrap_or_default();
         let labels: Map<String, Value> = labels
@@ -364,38 +441,53 @@ impl Inner {
     pub(crate) async fn set_power(self: &Arc<Self>, id: InstanceId, power: Power) -> Result<Instance> {
         let inner = Arc::clone(self);
         detached(async move {
-            let limit = inner.wire.deadlines.operation.max(inner.wire.deadlines.termination);
-            bounded(limit, again(|| inner.set_power_once(id, power))).await
+            let deadlines = inner.wire.deadlines;
+            let live = bounded(deadlines.operation, inner.live(id)).await?;
+            let limit = deadlines.operation.max(deadlines.termination).max(live.ending());
+            let mut first = Some(live);
+            // One stamp for the whole call: an answer that was lost must not become a second restart.
+            let stamp = Timestamp::now().to_string();
+            let (inner, stamp) = (&inner, &stamp);
+            bounded(limit, again(|| inner.set_power_once(id, power, stamp, first.take()))).await
         })
         .await
     }
 
-    async fn set_power_once(&self, id: InstanceId, power: Power) -> Result<Instance> {
-        let mut live = self.live(id).await?;
-        refuse_deleting(&live)?;
-        let instance = self.instance(&live);
-        let Some(patch) = power_patch(&instance.facts, power)? else {
-            return Ok(instance);
+    async fn set_power_once(&self, id: InstanceId, power: Power, stamp: &str, known: Option<Live>) -> Result<Instance> {
+        let mut live = match known {
+            Some(live) => live,
+            None => self.live(id).await?,
+        };
+        let Some(patch) = self.power_change(&live, power, stamp)? else {
+            return Ok(self.instance(&live));
         };
         if power == Power::Start {
-            if live.claim.is_none() {
-                let claim = data_claim(&live.deployment, &self.config.data_path);
-                let claim = claim
-                    .or_else(|| live.deployment.annotation(CLAIM_ANNOTATION))
-                    .unwrap_or("(unknown)");
-                return Err(storage_missing(claim));
-            }
             // The old process writes to the data until it has ended.
             live.pods = self.until_ended(&live).await?;
         }
         live.deployment = self.patch_deployment(&live.deployment, patch).await?;
+        let instance = self.instance(&live);
         self.wrote(instance.id, crate::watch::Kind::Deployment, live.deployment.version());
-        Ok(self.instance(&live))
+        Ok(instance)
+    }
+
+    /// What a change of power writes, and what speaks against it; `None` when the instance is like that already.
+    pub(crate) fn power_change(&self, live: &Live, power: Power, stamp: &str) -> Result<Option<Value>> {
+        refuse_deleting(live)?;
+        let done = live.deployment.spec.template.metadata.annotations.get(RESTARTED_AT);
+        if power == Power::Restart && done.is_some_and(|done| done == stamp) {
+            return Ok(None);
+        }
+        let patch = power_patch(&self.instance(live).facts, power, stamp)?;
+        if patch.is_some() && matches!(power, Power::Start | Power::Restart) {
+            self.needs_claim(live)?;
+        }
+        Ok(patch)
     }
 
     /// Waits until no pod of the instance has a process any more; gives the pods that are left.
     async fn until_ended(&self, live: &Live) -> Result<Vec<PodView>> {
-        let limit = self.wire.deadlines.termination;
+        let limit = self.wire.deadlines.termination.max(live.ending());
         let selector = selector_text(&live.deployment);
         let mut first = Some(live.pods.clone());
         let deployment = &live.deployment;
@@ -439,14 +531,16 @@ pub(crate) fn selector_text(deployment: &DeploymentView) -> String {
 }
 
 /// What a change of power writes; `None` when the instance is like that already.
-pub(crate) fn power_patch(facts: &Facts, power: Power) -> Result<Option<Value>> {
+fn power_patch(facts: &Facts, power: Power, stamp: &str) -> Result<Option<Value>> {
     let suspended = facts.hold == Some(Hold::Suspended);
     let refuse =
         |why: &str, advice: &str| Err(Error::new(ErrorKind::NotAllowed, why.to_owned()).with_advice(advice.to_owned()));
     let metadata = |annotations: Value| json!({ "annotations": annotations });
     Ok(match power {
         Power::Start | Power::Restart if suspended => return refuse("the instance is suspended", "resume it first"),
-        Power::Start if facts.hold.is_some() => return refuse("the instance is held", "end the maintenance first"),
+        Power::Start | Power::Restart if facts.hold.is_some() => {
+            return refuse("the instance is held", "end the maintenance first");
+        }
         Power::Start if facts.desired > 0 => None,
         Power::Start => Some(json!({
             "metadata": metadata(json!({TRANSITION: Transition::Start.as_str()})),
@@ -457,7 +551,7 @@ pub(crate) fn power_patch(facts: &Facts, power: Power) -> Result<Option<Value>> 
         Power::Restart if facts.desired == 0 => return refuse("the instance is stopped", "start it instead"),
         Power::Restart => Some(json!({
             "metadata": metadata(json!({TRANSITION: Transition::Restart.as_str()})),
-            "spec": {"template": {"metadata": {"annotations": {RESTARTED_AT: Timestamp::now().to_string()}}}},
+            "spec": {"template": {"metadata": {"annotations": {RESTARTED_AT: stamp}}}},
         })),
         Power::Suspend if suspended && facts.desired == 0 => None,
         Power::Suspend => Some(json!({
@@ -484,7 +578,8 @@ fn deployment_patch(live: &Live, changes: &Changes) -> Value {
         let mut container = changes.container.clone();
         let name = main_container(&live.deployment).map_or("", |container| container.name.as_str());
         container.insert("name".to_owned(), json!(name));
-        patch["spec"] = json!({"template": {"spec": {"containers": [container]}}});
+        patch["spec"] = Value::Object(changes.rollout.clone());
+        patch["spec"]["template"] = json!({"spec": {"containers": [container]}});
     }
     patch
 }
@@ -534,12 +629,32 @@ pub(crate) fn contains(present: &Value, wanted: &Value) -> bool {
     }
 }
 
-fn requested(claim: &ClaimView) -> Option<Bytes> {
+/// What there is of a route.
+#[derive(Debug, Default)]
+pub(crate) struct RouteState {
+    pub(crate) stale: bool,
+    present: Option<Value>,
+}
+
+/// A route is the instance's when its Deployment owns it. That of the guide's client has no owner.
+fn is_own(route: &Value, live: &Live) -> bool {
+    match route["metadata"]["ownerReferences"].as_array() {
+        Some(owners) if !owners.is_empty() => owners.iter().any(|owner| owner["uid"] == *live.deployment.uid()),
+        _ => live.is_legacy() && leads_to(route, &live.deployment),
+    }
+}
+
+pub(crate) fn cannot_grow() -> Error {
+    Error::unsupported("storage", "the volume of an adopted directory cannot grow")
+        .with_advice("change the quota of the directory itself")
+}
+
+pub(crate) fn requested(claim: &ClaimView) -> Option<Bytes> {
     let size = claim.spec.resources.requests.get("storage")?;
     Bytes::from_kubernetes(size).ok()
 }
 
-fn refuse_deleting(live: &Live) -> Result<()> {
+pub(crate) fn refuse_deleting(live: &Live) -> Result<()> {
     if live.deployment.is_deleting() {
         return Err(Error::new(ErrorKind::NotAllowed, "the instance is being deleted"));
     }
@@ -566,7 +681,7 @@ pub(crate) fn checked(change: &InstanceChange) -> Result<()> {
 }
 
 /// Does something again after somebody else was faster.
-async fn again<T, F, Fut>(mut work: F) -> Result<T>
+pub(crate) async fn again<T, F, Fut>(mut work: F) -> Result<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T>>,

@@ -118,8 +118,7 @@ impl Blueprint<'_> {
             "spec": {
                 "replicas": i32::from(!self.stopped),
                 "revisionHistoryLimit": 2,
-                // After the time that a first start may take, or a slow start would count as a failed rollout.
-                "progressDeadlineSeconds": u32::from(spec.probes.startup_seconds).max(480) + 120,
+                "progressDeadlineSeconds": progress_deadline(&spec.probes),
                 // Never two pods on one data directory.
                 "strategy": {"type": "Recreate"},
                 "selector": {"matchLabels": selector(spec)},
@@ -494,6 +493,11 @@ pub(crate) fn route_annotations(spec: &InstanceSpec, hosts: &[Host]) -> Vec<(&'s
         (SUBDOMAIN, spec.route.subdomain.as_ref().map(ToString::to_string)),
         (CUSTOM_DOMAINS, (!custom.is_empty()).then(|| custom.join(","))),
     ]
+}
+
+/// The seconds after which a rollout counts as failed: more than a first start may take.
+pub(crate) fn progress_deadline(probes: &Probes) -> u32 {
+    u32::from(probes.startup_seconds).max(480) + 120
 }
 
 /// The annotations of the probes.

@@ -144,7 +144,7 @@ prop_compose! {
         selector in proptest::collection::btree_map("node/[a-z]{1,6}", "[a-z0-9]{1,10}", 0..3),
         tolerations in proptest::collection::btree_set("taint/[a-z]{1,6}", 0..3),
         class in proptest::option::of("[a-z]{1,10}"),
-        grace in 0u16..3600,
+        grace in 1u16..=600,
     ) -> InstanceSpec {
         spec.resources.cpu = Cpu::from_millis(cpu);
         spec.resources.memory = Bytes::from_mib(memory);

@@ -1,5 +1,7 @@
 //! Creation: two rounds of concurrent requests, and the exact undoing of what this very call made.
 //!
+//! Data that is adopted costs a round before these two: the Deployment must name its claim, and nobody else may write to it.
+//!
 //! Round one makes the Deployment, which is the claim on the name, and looks at everything that may speak against the
 //! instance. Round two makes the rest. No pod can start between the two: it mounts a Secret of round two. Whatever
 //! fails, what was made is deleted again by its UID, on a deadline of its own and also when the caller has gone.
@@ -10,24 +12,23 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use jiff::Timestamp;
 use saasodoo_core::{
-    CreateOptions, DataPath, DataPolicy, EnsureOutcome, Ensured, Error, ErrorKind, Host, InstanceId, InstanceSpec,
-    Result, Retry,
+    CreateOptions, DataPath, DataPolicy, EnsureOutcome, Ensured, Error, ErrorKind, Host, Instance, InstanceId,
+    InstanceSpec, Result, Retry,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::adopt::{check_retained, in_use};
 use crate::backend::Inner;
-use crate::config::AdoptionSource;
-use crate::convert::{Blueprint, Owner, adopted_volume_name, directory_record, secrets};
+use crate::convert::{Blueprint, Owner, directory_record, secrets};
 use crate::error::unexpected;
 use crate::ledger::{Ledger, Posted};
 use crate::names::{DATA, FULL_ID, HOSTS, MANAGED_BY, claim_name, host_label, id_of};
-use crate::observe::{data_claim, identity};
-use crate::read::{Live, of_instance};
+use crate::observe::{data_claim, directory_of, identity};
+use crate::read::{Live, REPORT, of_instance};
 use crate::route::{RouteView, kind as route_kind};
 use crate::views::{ClaimView, DeploymentView, View};
 use crate::wire::{
-    CLAIM, DEPLOYMENT, Kind, Merge, NETWORK_POLICY, SECRET, SERVICE, STORAGE_CLASS, Stub, VOLUME, bounded, detached,
-    poll,
+    CLAIM, DEPLOYMENT, Kind, NETWORK_POLICY, SECRET, SERVICE, STORAGE_CLASS, Stub, bounded, detached, poll,
 };
 
 /// How long a storage class that was seen is taken to be there.
@@ -37,7 +38,7 @@ const YOUNG: i64 = 30;
 
 /// The policies that this backend knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Data {
+pub(crate) enum Data {
     New,
     Retained,
     Directory(DataPath),
@@ -50,7 +51,7 @@ impl Inner {
         let data = self.data_of(&options.data)?;
         let (inner, spec) = (Arc::clone(self), spec.clone());
         detached(async move {
-            let ledger = Ledger::new();
+            let ledger = Ledger::new(spec.scheduling.stop_grace() + REPORT);
             let attempt = inner.attempt(&spec, &data, options.stopped, &hosts, &ledger);
             match bounded(inner.wire.deadlines.operation, attempt).await {
                 Ok(ensured) => Ok(ensured),
@@ -60,7 +61,7 @@ impl Inner {
         .await
     }
 
-    fn data_of(&self, policy: &DataPolicy) -> Result<Data> {
+    pub(crate) fn data_of(&self, policy: &DataPolicy) -> Result<Data> {
         match policy {
             DataPolicy::New => Ok(Data::New),
             DataPolicy::AdoptRetained => Ok(Data::Retained),
@@ -94,24 +95,25 @@ impl Inner {
             stopped,
         };
         let mut retained = None;
-        match data {
-            Data::New => {}
-            Data::Retained => {
-                // The Deployment must name the claim, so it is read first: a round more than for new data.
-                "retained".clone_into(&mut blueprint.data);
-                let found = self.retained(spec.id, &blueprint.claim).await?;
-                match found {
-                    Some(claim) => {
-                        claim.name().clone_into(&mut blueprint.claim);
-                        retained = Some(claim);
-                    }
-                    // A repeated call finds the instance that an earlier one made.
-                    None => return self.existing_or(spec, hosts, ledger, no_data(spec.id)).await,
+        let mut writers = Vec::new();
+        if *data != Data::New {
+            let found = self.adoptable(spec, data, &blueprint.claim).await?;
+            blueprint.data = match data {
+                Data::Directory(path) => directory_record(path),
+                // A claim that leads to a directory goes on saying so: it is nobody's to delete.
+                _ => found.directory_record().unwrap_or("retained").to_owned(),
+            };
+            writers = found.writers;
+            match found.claim {
+                Some(claim) => {
+                    claim.name().clone_into(&mut blueprint.claim);
+                    retained = Some(claim);
                 }
-            }
-            Data::Directory(path) => {
-                self.check_directory(path).await?;
-                blueprint.data = directory_record(path);
+                // A repeated call finds the instance that an earlier one made.
+                None if *data == Data::Retained => {
+                    return self.existing_or(spec, hosts, ledger, no_data(spec.id)).await;
+                }
+                None => {}
             }
         }
 
@@ -129,6 +131,10 @@ impl Inner {
             Posted::Exists => return self.existing(spec, hosts, ledger).await,
         };
         self.wrote(spec.id, crate::watch::Kind::Deployment, deployment.version());
+        // Read before the Deployment was made, so none of these pods is its own.
+        if !writers.is_empty() {
+            return Err(in_use(&writers));
+        }
         class?;
         if let Some((host, owner)) = taken? {
             return Err(host_conflict(&host, &owner));
@@ -145,7 +151,7 @@ impl Inner {
                     return Err(data_conflict(claim));
                 }
             }
-            Data::Retained => self.check_retained(spec, retained.as_ref(), &claims)?,
+            Data::Retained => check_retained(spec, retained.as_ref(), &claims)?,
             Data::Directory(_) => {
                 if let Some(claim) = claims
                     .iter()
@@ -153,7 +159,12 @@ impl Inner {
                 {
                     return Err(data_conflict(claim));
                 }
-                retained = claims.pop();
+                match (&retained, claims.first()) {
+                    (Some(_), _) => check_retained(spec, retained.as_ref(), &claims)?,
+                    // Somebody made it a moment ago.
+                    (None, Some(claim)) => return Err(data_conflict(claim).with_retry(Retry::After(None))),
+                    (None, None) => {}
+                }
             }
         }
 
@@ -198,71 +209,6 @@ impl Inner {
         Ok(Ensured::new(outcome, self.instance(&live)))
     }
 
-    /// The claim that an earlier instance of this id left behind.
-    async fn retained(&self, id: InstanceId, named: &str) -> Result<Option<ClaimView>> {
-        let (claims, named) = futures::try_join!(self.claims_of(id), self.wire.get::<ClaimView>(&CLAIM, named))?;
-        let mut claims = claims;
-        // The guide's claims carry no id; the name, which holds it, must do.
-        if let Some(named) = named
-            && claims.is_empty()
-            && named.label(MANAGED_BY) == Some("saasodoo")
-            && id_of(&named).is_none()
-        {
-            claims.push(named);
-        }
-        if claims.len() > 1 {
-            let names: Vec<&str> = claims.iter().map(View::name).collect();
-            return Err(Error::conflict(
-                ["data"],
-                format!("several claims hold data of this instance: {}", names.join(", ")),
-            )
-            .with_advice("decide which one is right, and take the labels off the others"));
-        }
-        Ok(claims.pop())
-    }
-
-    fn check_retained(&self, spec: &InstanceSpec, retained: Option<&ClaimView>, now: &[ClaimView]) -> Result<()> {
-        let Some(claim) = retained.filter(|claim| now.iter().any(|other| other.uid() == claim.uid())) else {
-            return Err(no_data(spec.id));
-        };
-        if claim.is_deleting() || claim.status.phase == "Lost" {
-            return Err(Error::new(
-                ErrorKind::StorageMissing,
-                format!("the claim {} is being deleted or has lost its volume", claim.name()),
-            ));
-        }
-        let size = claim.spec.resources.requests.get("storage");
-        match size.and_then(|size| saasodoo_core::Bytes::from_kubernetes(size).ok()) {
-            Some(size) if size > spec.storage => Err(Error::conflict(
-                ["storage"],
-                format!(
-                    "the retained data has {size}, which is more than the {} asked for",
-                    spec.storage
-                ),
-            )
-            .with_advice("ask for at least the size of the retained data: storage cannot shrink")),
-            _ => Ok(()),
-        }
-    }
-
-    /// Looks for a directory on a root that is mounted here too. Where it is not, the pod's mount will tell.
-    async fn check_directory(&self, path: &DataPath) -> Result<()> {
-        let Some(AdoptionSource::HostPath { root }) = self.config.adoption.clone() else {
-            return Ok(());
-        };
-        let full = std::path::Path::new(&root).join(path.as_str());
-        let look = tokio::task::spawn_blocking(move || std::path::Path::new(&root).is_dir() && !full.is_dir());
-        // A file system that hangs is no answer.
-        match tokio::time::timeout(self.wire.deadlines.read, look).await {
-            Ok(Ok(true)) => Err(Error::new(
-                ErrorKind::StorageMissing,
-                format!("there is no directory {path} to adopt"),
-            )
-            .with_field("data")),
-            _ => Ok(()),
-        }
-    }
-
     /// Makes the claim.
     async fn data(
         &self,
@@ -297,63 +243,6 @@ impl Inner {
         }
     }
 
-    /// Puts our labels on a claim that is adopted, also if the guide's client made it, and grows it to the size of the
-    /// spec.
-    async fn take(&self, blueprint: &Blueprint<'_>, claim: &ClaimView) -> Result<ClaimView> {
-        let wanted = blueprint.claim();
-        let mut patch = json!({
-            "metadata": {
-                "uid": claim.uid(),
-                "labels": wanted["metadata"]["labels"],
-                "annotations": {crate::names::RETAINED_AT: null, DATA: blueprint.data},
-            },
-        });
-        let size = claim.spec.resources.requests.get("storage");
-        let size = size.and_then(|size| saasodoo_core::Bytes::from_kubernetes(size).ok());
-        if size.is_some_and(|size| size < blueprint.spec.storage) {
-            patch["spec"] = json!({"resources": wanted["spec"]["resources"]});
-        }
-        self.wire.patch(&CLAIM, claim.name(), Merge::Json, &patch).await
-    }
-
-    /// Makes the volume of a directory, or takes the one that an earlier instance of this id left behind.
-    async fn adopt_volume(&self, blueprint: &Blueprint<'_>, path: &DataPath, ledger: &Ledger) -> Result<String> {
-        let Some(source) = &self.config.adoption else {
-            return Err(Error::unsupported(
-                "data",
-                "this backend is not configured to adopt directories",
-            ));
-        };
-        let (name, volume) = blueprint.adopted_volume(source, path);
-        let volume = self.amended(volume);
-        if let Posted::Made(_) = self.post::<Stub>(ledger, VOLUME, &name, &volume).await? {
-            return Ok(name);
-        }
-        let existing: Value = self
-            .wire
-            .get(&VOLUME, &name)
-            .await?
-            .ok_or_else(|| unexpected("the volume was there and is gone").with_retry(Retry::After(None)))?;
-        let bound = &existing["spec"]["claimRef"];
-        let ours = bound["namespace"] == *self.wire.namespace()
-            && bound["name"] == *blueprint.claim
-            && existing["metadata"]["labels"][FULL_ID] == *blueprint.spec.id.to_string();
-        if !ours {
-            return Err(Error::conflict(
-                ["data"],
-                format!("the directory {path} belongs to the claim {} already", bound["name"]),
-            )
-            .with_advice("two instances on one directory damage it"));
-        }
-        // Its claim is gone: without the old claim's UID it binds to the new one, with the data as it is.
-        let patch = json!({
-            "metadata": {"resourceVersion": existing["metadata"]["resourceVersion"]},
-            "spec": {"claimRef": {"uid": null, "resourceVersion": null}},
-        });
-        self.wire.patch::<Stub>(&VOLUME, &name, Merge::Json, &patch).await?;
-        Ok(name)
-    }
-
     /// Makes what belongs to the Deployment: all of it, or only the kinds given.
     async fn owned(
         &self,
@@ -369,25 +258,47 @@ impl Inner {
         let name = blueprint.name.as_str();
         let posts = objects.into_iter().map(|(kind, object)| async move {
             let object = self.amended(object);
-            match self.post::<Stub>(ledger, kind, name, &object).await? {
-                Posted::Made(_) => Ok(()),
-                Posted::Exists => self.is_owned(&kind, name, owner).await,
-            }
+            // What an earlier Deployment of this name owned goes soon after it.
+            let made = poll(self.wire.deadlines.operation / 4, || async {
+                match self.post::<Stub>(ledger, kind, name, &object).await? {
+                    Posted::Made(_) => Ok(Some(())),
+                    Posted::Exists => Ok(self
+                        .is_owned(&kind, name, owner, blueprint.spec.id)
+                        .await?
+                        .then_some(())),
+                }
+            });
+            made.await?.ok_or_else(|| {
+                Error::conflict(
+                    ["name"],
+                    format!(
+                        "the {} {name} of an earlier instance of this id is not gone yet",
+                        kind.kind
+                    ),
+                )
+                .with_retry(Retry::After(None))
+                .with_advice("wait until the garbage collector has removed it")
+            })
         });
         join_all(posts).await.into_iter().collect()
     }
 
-    /// An object of that name is fine when it belongs to our Deployment: a concurrent call has made it.
-    async fn is_owned(&self, kind: &Kind, name: &str, owner: &Owner) -> Result<()> {
+    /// An object of that name is fine when it belongs to our Deployment: a concurrent call has made it. False for one
+    /// that is on its way out.
+    async fn is_owned(&self, kind: &Kind, name: &str, owner: &Owner, id: InstanceId) -> Result<bool> {
         let object: Option<Value> = self.wire.get(kind, name).await?;
-        let Some(object) = object else {
-            return Err(
-                unexpected(format!("the {} {name} was there and is gone", kind.kind)).with_retry(Retry::After(None))
-            );
-        };
-        let owners = object["metadata"]["ownerReferences"].as_array();
-        if owners.is_some_and(|owners| owners.iter().any(|other| other["uid"] == *owner.uid)) {
-            return Ok(());
+        let Some(object) = object else { return Ok(false) };
+        let metadata = &object["metadata"];
+        let owners = metadata["ownerReferences"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        if owners.iter().any(|other| other["uid"] == *owner.uid) {
+            return Ok(true);
+        }
+        let left_over = !owners.is_empty() && metadata["labels"][FULL_ID] == *id.to_string();
+        if left_over || metadata["deletionTimestamp"].is_string() {
+            return Ok(false);
         }
         Err(Error::conflict(
             ["name"],
@@ -413,51 +324,51 @@ impl Inner {
         let Some(deployment) = self.wire.get::<DeploymentView>(&DEPLOYMENT, name.as_str()).await? else {
             return Err(absent);
         };
-        let other = identity(&deployment);
-        if deployment.label(MANAGED_BY) != Some("saasodoo") || other != Some(spec.id) {
-            let whose = other.filter(|_| deployment.label(MANAGED_BY) == Some("saasodoo"));
-            let whose = whose.map_or_else(|| "somebody else".to_owned(), |id| format!("instance {id}"));
-            return Err(Error::conflict(
-                ["id"],
-                format!("a Deployment called {name} exists and belongs to {whose}"),
-            ));
-        }
-        if deployment.is_deleting() {
-            return Err(Error::conflict(["status"], "the instance is being deleted")
-                .with_retry(Retry::After(None))
-                .with_advice("wait until it is gone, and create it again"));
-        }
-        let live = self.live(spec.id).await?;
-        let mut observed = self.instance(&live);
-        let mut fields: Vec<String> = observed
-            .spec
-            .diff(spec)
-            .into_iter()
-            .map(|change| change.field)
-            .collect();
-        // A claim that is not there says nothing about its size.
-        if live.claim.is_none() {
-            fields.retain(|field| field != "storage");
-        }
-        fields.extend(self.different_secrets(spec, name.as_str()).await?);
-        if !fields.is_empty() {
-            return Err(Error::conflict(fields, "the instance exists with another spec")
-                .with_advice("update it, or create another instance"));
-        }
-        let missing = self.missing(&live, name.as_str()).await?;
+        check_owner(spec, &deployment)?;
+        // Gone since: deleted, or undone by the call that made it.
+        let live = self.find(spec.id).await?.ok_or_else(withdrawn)?;
+        let observed = self.compared(spec, &live).await?;
+        let born = live.deployment.created_at().unwrap_or_default();
+        let young = Timestamp::now().as_second() - born.as_second() < YOUNG;
+        let limit = if young { Duration::from_secs(5) } else { Duration::ZERO };
+        let missing = self.missing(&live, limit).await?;
         if missing.is_empty() {
             return Ok(Ensured::new(EnsureOutcome::Unchanged, observed));
         }
         let live = self.completed(spec, hosts, ledger, live, &missing).await?;
-        observed = self.instance(&live);
-        Ok(Ensured::new(EnsureOutcome::Created, observed))
+        let deployment = self.wire.get::<Stub>(&DEPLOYMENT, name.as_str()).await?;
+        if !is_the_same(deployment.as_ref(), live.deployment.uid()) {
+            return Err(withdrawn());
+        }
+        Ok(Ensured::new(EnsureOutcome::Created, self.instance(&live)))
     }
 
-    /// The kinds of objects that an instance should have and has not.
-    async fn missing(&self, live: &Live, name: &str) -> Result<Vec<Kind>> {
-        let born = live.deployment.created_at().unwrap_or_default();
-        let young = Timestamp::now().as_second() - born.as_second() < YOUNG;
-        let limit = if young { Duration::from_secs(5) } else { Duration::ZERO };
+    /// What is there of an instance must be what the spec asks for; gives the observation.
+    pub(crate) async fn compared(&self, spec: &InstanceSpec, live: &Live) -> Result<Instance> {
+        if live.deployment.is_deleting() {
+            return Err(Error::conflict(["status"], "the instance is being deleted")
+                .with_retry(Retry::After(None))
+                .with_advice("wait until it is gone, and create it again"));
+        }
+        let observed = self.instance(live);
+        let changes = observed.spec.diff(spec).into_iter();
+        let mut fields: Vec<String> = changes.map(|change| change.field).collect();
+        // A claim that is not there says nothing about its size.
+        if live.claim.is_none() {
+            fields.retain(|field| field != "storage");
+        }
+        fields.extend(self.different_secrets(spec, live.deployment.name()).await?);
+        if fields.is_empty() {
+            return Ok(observed);
+        }
+        Err(Error::conflict(fields, "the instance exists with another spec")
+            .with_advice("update it, or create another instance"))
+    }
+
+    /// The kinds of objects that an instance should have and has not, looked for until they are there or the time is up.
+    /// The Deployment is looked at each time: the call that made it may be undoing it.
+    pub(crate) async fn missing(&self, live: &Live, limit: Duration) -> Result<Vec<Kind>> {
+        let (name, uid) = (live.deployment.name(), live.deployment.uid());
         let mut kinds = vec![SECRET, SERVICE];
         kinds.extend(route_kind(&self.config));
         kinds.extend(self.config.network_policy.as_ref().map(|_| NETWORK_POLICY));
@@ -467,7 +378,14 @@ impl Inner {
             let reads = kinds
                 .iter()
                 .map(|kind| async move { self.wire.get::<Stub>(kind, name).await });
-            let (objects, claim) = futures::join!(join_all(reads), self.wire.get::<Stub>(&CLAIM, claim));
+            let (objects, claim, deployment) = futures::join!(
+                join_all(reads),
+                self.wire.get::<Stub>(&CLAIM, claim),
+                self.wire.get::<Stub>(&DEPLOYMENT, name),
+            );
+            if !is_the_same(deployment?.as_ref(), uid) {
+                return Err(withdrawn());
+            }
             let mut missing = Vec::new();
             for (kind, object) in kinds.iter().zip(objects) {
                 if object?.is_none() {
@@ -505,7 +423,7 @@ impl Inner {
                 .unwrap_or_default()
                 .to_owned(),
             creation: &ledger.creation,
-            data: recorded.clone(),
+            data: recorded,
             stopped: false,
         };
         let owner = Owner {
@@ -516,15 +434,7 @@ impl Inner {
             return Err(host_conflict(&host, &owner));
         }
         if missing.contains(&CLAIM) {
-            let path = recorded
-                .strip_prefix("directory:")
-                .and_then(|path| path.parse::<DataPath>().ok());
-            let data = match path {
-                // The directory is where it was: a new claim leads to the same data.
-                Some(path) => Data::Directory(path),
-                None if recorded == "new" && never_ran(deployment) => Data::New,
-                None => return Err(storage_missing(&blueprint.claim)),
-            };
+            let data = remade(deployment).ok_or_else(|| storage_missing(&blueprint.claim))?;
             live.claim = Some(self.data(&blueprint, &data, deployment, ledger).await?);
         }
         self.owned(&blueprint, &owner, ledger, Some(missing)).await?;
@@ -556,7 +466,7 @@ impl Inner {
     }
 
     /// Whether new claims can be made at all. A class that may not be read is taken to be there.
-    async fn storage_class(&self, data: &Data) -> Result<()> {
+    pub(crate) async fn storage_class(&self, data: &Data) -> Result<()> {
         if *data != Data::New {
             return Ok(());
         }
@@ -624,17 +534,11 @@ impl Inner {
     }
 
     /// The object after the configuration's hook.
-    fn amended(&self, mut object: Value) -> Value {
+    pub(crate) fn amended(&self, mut object: Value) -> Value {
         if let Some(hook) = &self.config.object_hook {
             hook.call(&mut object);
         }
         object
-    }
-
-    /// The name of the volume that would be made for a directory, for a plan.
-    pub(crate) fn volume_of(&self, path: &DataPath) -> Option<String> {
-        let source = self.config.adoption.as_ref()?;
-        Some(adopted_volume_name(source, path))
     }
 
     /// What speaks against new data for this instance: claims of an earlier one.
@@ -642,6 +546,49 @@ impl Inner {
         let (mut claims, named) = futures::try_join!(self.claims_of(id), self.wire.get::<ClaimView>(&CLAIM, named))?;
         claims.extend(named);
         Ok(of_instance(id, claims.clone()).pop().or_else(|| claims.pop()))
+    }
+}
+
+/// A Deployment of the name must be of this instance.
+pub(crate) fn check_owner(spec: &InstanceSpec, deployment: &DeploymentView) -> Result<()> {
+    let managed = deployment.label(MANAGED_BY) == Some("saasodoo");
+    let other = identity(deployment);
+    if managed && other == Some(spec.id) {
+        return Ok(());
+    }
+    let whose = other.filter(|_| managed);
+    let whose = whose.map_or_else(|| "somebody else".to_owned(), |id| format!("instance {id}"));
+    Err(Error::conflict(
+        ["id"],
+        format!(
+            "a Deployment called {} exists and belongs to {whose}",
+            deployment.name()
+        ),
+    ))
+}
+
+/// True for the Deployment of this UID that nobody deletes.
+fn is_the_same(deployment: Option<&Stub>, uid: &str) -> bool {
+    deployment.is_some_and(|stub| stub.metadata.uid == uid && stub.metadata.deletion_timestamp.is_none())
+}
+
+fn withdrawn() -> Error {
+    Error::conflict(
+        ["status"],
+        "the Deployment of the instance has been deleted, or its creation was undone",
+    )
+    .with_retry(Retry::After(None))
+    .with_advice("create it again")
+}
+
+/// With which data a claim is made again that is missing; `None`: it held data that is not there.
+pub(crate) fn remade(deployment: &DeploymentView) -> Option<Data> {
+    let recorded = deployment.annotation(DATA).unwrap_or_default();
+    match directory_of(recorded).and_then(|path| path.parse().ok()) {
+        // The directory is where it was: a new claim leads to the same data.
+        Some(path) => Some(Data::Directory(path)),
+        None if recorded == "new" && never_ran(deployment) => Some(Data::New),
+        None => None,
     }
 }
 

@@ -12,15 +12,13 @@ use saasodoo_core::{
 use serde_json::{Value, json};
 
 use crate::backend::Inner;
-use crate::change::selector_text;
+use crate::change::{again, selector_text};
 use crate::names::{DATA, FULL_ID, RETAINED_AT, SHORT_ID};
-use crate::read::Live;
+use crate::observe::directory_of;
+use crate::read::{Found, Live, still_runs};
 use crate::route::kind as route_kind;
 use crate::views::{ClaimView, DeploymentView, PodView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, Kind, Merge, POD, SERVICE, VOLUME, detached, poll};
-
-/// How long the provisioner may take to delete a volume with its data.
-const PROVISIONER: Duration = Duration::from_secs(30);
+use crate::wire::{CLAIM, DEPLOYMENT, Kind, Merge, POD, SERVICE, STORAGE_CLASS, Stub, VOLUME, detached, poll};
 
 impl Inner {
     pub(crate) async fn delete(self: &Arc<Self>, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
@@ -40,44 +38,62 @@ impl Inner {
             ));
         }
         if self.config.common.retain_storage {
-            return Err(Error::unsupported(
-                "purge",
-                "the configuration keeps all data (RETAIN_STORAGE)",
-            ));
+            return Err(data_is_kept());
         }
         Ok(())
     }
 
+    /// What there is of an instance to delete. Pods without a Deployment are waited for: as long as one of them runs the
+    /// instance is not gone, and its data is in use.
+    async fn found(&self, id: InstanceId) -> Result<Option<Live>> {
+        let limit = self.wire.deadlines.termination;
+        let left = std::sync::Mutex::new(Vec::new());
+        let found = poll(limit, || async {
+            Ok(match self.look(id).await? {
+                Found::Instance(live) => Some(Some(*live)),
+                Found::Nothing => Some(None),
+                Found::Orphans(pods) => {
+                    *left.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pods;
+                    None
+                }
+            })
+        });
+        let found = found.await?;
+        found.ok_or_else(|| still_runs(id, &left.lock().unwrap_or_else(std::sync::PoisonError::into_inner)))
+    }
+
     async fn delete_now(&self, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
-        let found = self.find(id).await?;
+        let found = self.found(id).await?;
         // The token is checked before anything is deleted.
         let doomed = match &options.purge {
             Some(token) => Some(self.doomed_now(id, found.as_ref(), token).await?),
             None => None,
         };
         let existed = found.is_some();
+        let limit = self.wire.deadlines.termination;
+        let limit = found.as_ref().map_or(limit, |live| limit.max(live.ending()));
         let mut retained = None;
         if let Some(live) = found {
             if let Some(claim) = &live.claim {
                 retained = self.keep(&live, claim, id).await?;
             }
-            self.delete_workload(&live).await?;
+            self.delete_workload(&live, limit).await?;
             self.cache.deleted(self.instance(&live).id);
         } else if doomed.is_none() {
             let mut gone = Deleted::already_gone();
             gone.retained = self.claims_of(id).await?.first().map(|claim| self.location(claim));
             return Ok(gone);
         }
-        let Some(doomed) = doomed else {
+        let (Some(doomed), Some(token)) = (doomed, &options.purge) else {
             return Ok(Deleted::done(retained, Vec::new()));
         };
-        let purged = self.purge(&doomed).await?;
+        let purged = self.purge(&doomed, &claims_in(token), limit).await?;
         if purged.is_empty() && !existed {
             return Ok(Deleted::already_gone());
         }
-        // The data of an adopted directory stays where it is, only its claim goes.
-        let adopted = doomed.iter().any(|object| object.adopted);
-        Ok(Deleted::done(retained.filter(|_| purged.is_empty() || adopted), purged))
+        // The data of an adopted directory, or of a volume that somebody else made, stays where it is.
+        let stays = doomed.iter().any(|object| object.stays);
+        Ok(Deleted::done(retained.filter(|_| purged.is_empty() || stays), purged))
     }
 
     fn location(&self, claim: &ClaimView) -> StorageLocation {
@@ -85,6 +101,7 @@ impl Inner {
             namespace: self.wire.namespace().to_owned(),
             name: claim.name().to_owned(),
             volume: claim.spec.volume_name.clone().filter(|volume| !volume.is_empty()),
+            directory: claim.annotation(DATA).and_then(directory_of).map(str::to_owned),
         }
     }
 
@@ -115,13 +132,12 @@ impl Inner {
     }
 
     /// Deletes the Deployment and what belongs to it, and waits until no process and no object of it is left.
-    async fn delete_workload(&self, live: &Live) -> Result<()> {
+    async fn delete_workload(&self, live: &Live, limit: Duration) -> Result<()> {
         let deployment = &live.deployment;
         let (name, uid) = (deployment.name(), deployment.uid());
         self.wire
             .delete(&DEPLOYMENT, name, uid, PropagationPolicy::Foreground)
             .await?;
-        let limit = self.wire.deadlines.termination;
         let selector = selector_text(deployment);
         let pods = async {
             let ended = poll(limit, || async {
@@ -177,29 +193,52 @@ impl Inner {
     /// The data of an adopted directory is nobody's to delete here, and neither is a volume that others provisioned.
     pub(crate) async fn doomed(&self, id: InstanceId, live: Option<&Live>) -> Result<Vec<Doomed>> {
         let mut claims = self.claims_of(id).await?;
-        if let Some(claim) = live.and_then(|live| live.claim.clone())
+        let mounted = live.and_then(|live| live.claim.as_ref());
+        if let Some(live) = live.filter(|live| !live.is_legacy()) {
+            // Ours says whose it is. One that has only the digits may be the data of another tenant.
+            let own = live.deployment.label(FULL_ID);
+            claims.retain(|claim| claim.label(FULL_ID) == own);
+        }
+        if let Some(claim) = mounted
             && !claims.iter().any(|other| other.uid() == claim.uid())
         {
-            claims.push(claim);
+            claims.push(claim.clone());
+        }
+        let owner = match (id.uuid(), live) {
+            (Some(uuid), _) => Some(uuid.to_string()),
+            (None, Some(live)) => Some(live.deployment.label(FULL_ID).unwrap_or_default().to_owned()),
+            // Nothing but claims, and they agree about whose they are.
+            (None, None) => None,
+        };
+        for claim in &claims {
+            let whose = claim.label(FULL_ID);
+            if let (Some(whose), Some(owner)) = (whose, &owner)
+                && whose != owner
+            {
+                return Err(
+                    Error::conflict(["id"], format!("the claim {} is of the instance {whose}", claim.name()))
+                        .with_advice("use the whole UUID; nothing was deleted"),
+                );
+            }
         }
         let mut doomed = Vec::new();
         for claim in claims {
-            let adopted = claim
-                .annotation(DATA)
-                .is_some_and(|data| data.starts_with("directory:"));
-            let identity = ObjectIdentity::new(CLAIM.kind, claim.name(), claim.uid());
+            let adopted = claim.annotation(DATA).and_then(directory_of).is_some();
+            let claimed = doomed.len();
             doomed.push(Doomed {
                 kind: CLAIM,
-                identity,
-                adopted,
+                identity: ObjectIdentity::new(CLAIM.kind, claim.name(), claim.uid()),
+                stays: adopted,
             });
             let volume = claim.spec.volume_name.as_deref().unwrap_or_default();
             if volume.is_empty() || adopted {
                 continue;
             }
             let volume: Option<Value> = match self.wire.get(&VOLUME, volume).await {
-                // Without the permission, the volume and the data stay for the administrator.
-                Err(error) if error.kind() == ErrorKind::Forbidden => None,
+                Err(error) if error.kind() == ErrorKind::Forbidden => {
+                    self.goes_with_its_claim(&claim, error).await?;
+                    None
+                }
                 other => other?,
             };
             let Some(volume) = volume else { continue };
@@ -208,15 +247,33 @@ impl Inner {
             let provisioned = metadata["annotations"]["pv.kubernetes.io/provisioned-by"].is_string();
             if bound && provisioned {
                 let text = |key: &str| metadata[key].as_str().unwrap_or_default().to_owned();
-                let identity = ObjectIdentity::new(VOLUME.kind, text("name"), text("uid"));
                 doomed.push(Doomed {
                     kind: VOLUME,
-                    identity,
-                    adopted,
+                    identity: ObjectIdentity::new(VOLUME.kind, text("name"), text("uid")),
+                    stays: false,
                 });
+            } else {
+                doomed[claimed].stays = true;
             }
         }
         Ok(doomed)
+    }
+
+    /// For a volume that may not be read: its class must say that the data is deleted with the claim. Under a class that
+    /// retains it, a purge would report as gone what is still there.
+    async fn goes_with_its_claim(&self, claim: &ClaimView, error: Error) -> Result<()> {
+        let class = claim.spec.storage_class_name.as_deref().unwrap_or_default();
+        let class: Option<Value> = match class {
+            "" => None,
+            class => self.wire.get(&STORAGE_CLASS, class).await.unwrap_or_default(),
+        };
+        if class.is_some_and(|class| class["reclaimPolicy"] == "Delete") {
+            return Ok(());
+        }
+        Err(error.with_advice(format!(
+            "grant get and patch on persistentvolumes: whether the data behind {} goes with it cannot be seen",
+            claim.name()
+        )))
     }
 
     /// What is there of a token's list. Something else than the list is a conflict; less is a purge that was
@@ -239,88 +296,138 @@ impl Inner {
             if left.iter().any(|other| other.identity == *object) {
                 continue;
             }
-            let volume: Option<Value> = match self.wire.get(&VOLUME, &object.name).await {
-                Err(error) if error.kind() == ErrorKind::Forbidden => None,
-                other => other?,
-            };
+            let volume: Option<Value> = self.wire.get(&VOLUME, &object.name).await?;
             let Some(volume) = volume.filter(|volume| volume["metadata"]["uid"] == *object.uid) else {
                 continue;
             };
-            // A retained volume can be given to another claim by hand, and keeps its UID: it is that claim's data now.
-            let listed = |uid: &Value| token.objects().iter().any(|o| o.kind == CLAIM.kind && *uid == *o.uid);
-            if !listed(&volume["spec"]["claimRef"]["uid"]) {
-                return Err(Error::conflict(
-                    ["purge"],
-                    format!("{object} belongs to another claim than the token lists"),
-                )
-                .with_advice("look at the volume; nothing was deleted"));
-            }
+            is_of_claims(&volume, &claims_in(token))?;
             left.push(Doomed {
                 kind: VOLUME,
                 identity: object.clone(),
-                adopted: false,
+                stays: false,
             });
         }
         Ok(left)
     }
 
     /// Deletes exactly these objects, claims before volumes, and waits until they are gone.
-    async fn purge(&self, doomed: &[Doomed]) -> Result<Vec<ObjectIdentity>> {
-        let limit = self.wire.deadlines.termination;
+    async fn purge(&self, doomed: &[Doomed], claims: &[&str], limit: Duration) -> Result<Vec<ObjectIdentity>> {
         let mut purged = Vec::new();
-        for kind in [CLAIM, VOLUME] {
-            for object in doomed.iter().filter(|object| object.kind == kind) {
-                let ObjectIdentity { name, uid, .. } = &object.identity;
-                if kind == VOLUME {
-                    self.release(name, uid).await?;
-                }
-                self.wire
-                    .delete(&kind, name, uid, PropagationPolicy::Background)
-                    .await?;
-                self.until_gone(&kind, name, uid, limit).await?;
-                purged.push(object.identity.clone());
-            }
+        for object in doomed.iter().filter(|object| object.kind == CLAIM) {
+            let ObjectIdentity { name, uid, .. } = &object.identity;
+            self.wire
+                .delete(&CLAIM, name, uid, PropagationPolicy::Background)
+                .await?;
+            self.until_gone(&CLAIM, name, uid, limit).await?;
+            purged.push(object.identity.clone());
+        }
+        for object in doomed.iter().filter(|object| object.kind == VOLUME) {
+            let ObjectIdentity { name, uid, .. } = &object.identity;
+            again(|| self.release(name, uid, claims)).await?;
+            self.until_provisioner_deleted(name, uid, limit).await?;
+            purged.push(object.identity.clone());
         }
         Ok(purged)
     }
 
-    /// Lets the provisioner delete the data together with the volume: the object of a volume with policy `Retain` can
-    /// be deleted, and leaves the data behind.
-    async fn release(&self, name: &str, uid: &str) -> Result<()> {
+    /// Lets the provisioner delete the data together with the volume. The object of a volume with policy `Retain` could
+    /// be deleted here, and would leave the data behind with nothing that leads to it.
+    ///
+    /// Its claim is gone by now. Looked at once more: a volume that was given to another claim is that one's data.
+    async fn release(&self, name: &str, uid: &str, claims: &[&str]) -> Result<()> {
+        let volume: Option<Value> = self.wire.get(&VOLUME, name).await?;
+        let Some(volume) = volume.filter(|volume| volume["metadata"]["uid"] == *uid) else {
+            return Ok(());
+        };
+        is_of_claims(&volume, claims)?;
+        let reference = &volume["spec"]["claimRef"];
+        let claim = reference["name"].as_str().unwrap_or_default();
+        if reference["namespace"] != *self.wire.namespace() {
+            return Err(not_listed(name));
+        }
+        let holder: Option<Stub> = self.wire.get(&CLAIM, claim).await?;
+        if holder.is_some_and(|holder| reference["uid"] == *holder.metadata.uid) {
+            return Err(Error::conflict(
+                ["purge"],
+                format!("the claim {claim} is still there, so volume {name} is kept"),
+            )
+            .with_retry(Retry::After(None))
+            .with_advice("look at what keeps the claim"));
+        }
+        if volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete" {
+            return Ok(());
+        }
         let patch = json!({
-            "metadata": {"uid": uid},
+            "metadata": {"uid": uid, "resourceVersion": volume["metadata"]["resourceVersion"]},
             "spec": {"persistentVolumeReclaimPolicy": "Delete"},
         });
-        match self.wire.patch::<Value>(&VOLUME, name, Merge::Json, &patch).await {
-            Ok(_) => {}
-            // Gone, or another volume of that name: the deletion that follows finds out by the UID.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::InvalidInput
-                ) =>
-            {
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+        match self.wire.patch::<Stub>(&VOLUME, name, Merge::Json, &patch).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other.map(drop),
         }
-        let gone = poll(PROVISIONER, || async {
-            let volume: Option<Value> = self.wire.get(&VOLUME, name).await?;
-            let there = volume.filter(|volume| volume["metadata"]["uid"] == *uid);
-            // Failed: the provisioner cannot, and will not.
-            Ok(there
-                .is_none_or(|volume| volume["status"]["phase"] == "Failed")
-                .then_some(()))
-        })
-        .await?;
-        if gone.is_none() {
-            tracing::warn!(
-                name,
-                "the provisioner has not deleted the volume; its object is deleted without it"
-            );
-        }
-        Ok(())
     }
+
+    /// Waits until the provisioner has deleted the volume with its data. One that fails is tried again by the
+    /// provisioner; what is not gone in time is not reported as gone, and a repeated call goes on here.
+    async fn until_provisioner_deleted(&self, name: &str, uid: &str, limit: Duration) -> Result<()> {
+        let last = std::sync::Mutex::new(String::new());
+        let gone = poll(limit, || async {
+            let volume: Option<Value> = self.wire.get(&VOLUME, name).await?;
+            let Some(volume) = volume.filter(|volume| volume["metadata"]["uid"] == *uid) else {
+                return Ok(Some(()));
+            };
+            let text = |key: &str| volume["status"][key].as_str().unwrap_or_default().to_owned();
+            *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                format!("{} {}", text("phase"), text("message")).trim().to_owned();
+            Ok(None)
+        });
+        gone.await?.ok_or_else(|| {
+            let state = last.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the provisioner has not deleted volume {name} within {} s ({state})",
+                    limit.as_secs()
+                ),
+            )
+            .with_retry(Retry::OutcomeUnknown)
+            .with_advice(
+                "the claim is gone and the data is not: look at the provisioner, and purge again with the same token",
+            )
+        })
+    }
+}
+
+/// The UIDs of the claims that a token lists.
+fn claims_in(token: &PurgeToken) -> Vec<&str> {
+    let claims = token.objects().iter().filter(|object| object.kind == CLAIM.kind);
+    claims.map(|claim| claim.uid.as_str()).collect()
+}
+
+/// A retained volume can be given to another claim by hand, and keeps its UID: it is that claim's data then.
+fn is_of_claims(volume: &Value, claims: &[&str]) -> Result<()> {
+    let uid = volume["spec"]["claimRef"]["uid"].as_str().unwrap_or_default();
+    if claims.contains(&uid) {
+        return Ok(());
+    }
+    Err(not_listed(volume["metadata"]["name"].as_str().unwrap_or_default()))
+}
+
+fn not_listed(volume: &str) -> Error {
+    Error::conflict(
+        ["purge"],
+        format!("volume {volume} belongs to another claim than the token lists"),
+    )
+    .with_advice("look at the volume; it was not deleted")
+}
+
+/// The configuration forbids every purge.
+pub(crate) fn data_is_kept() -> Error {
+    Error::new(
+        ErrorKind::NotAllowed,
+        "the configuration keeps all data (RETAIN_STORAGE)",
+    )
+    .with_field("purge")
 }
 
 /// An object that a purge deletes.
@@ -328,8 +435,8 @@ impl Inner {
 pub(crate) struct Doomed {
     pub(crate) kind: Kind,
     pub(crate) identity: ObjectIdentity,
-    /// It leads to a directory that was there before.
-    pub(crate) adopted: bool,
+    /// Its data stays where it is: it leads to a directory that was there before, or to a volume that others made.
+    pub(crate) stays: bool,
 }
 
 /// True for a pod that belongs to the Deployment and may still have a process.
@@ -339,7 +446,7 @@ fn is_of(deployment: &DeploymentView, pod: &PodView) -> bool {
 }
 
 /// True for a Service that selects the Deployment's pods, and for a route to the Service of that name.
-fn leads_to(object: &Value, deployment: &DeploymentView) -> bool {
+pub(crate) fn leads_to(object: &Value, deployment: &DeploymentView) -> bool {
     let labels = &deployment.spec.template.metadata.labels;
     if let Some(selector) = object["spec"]["selector"].as_object() {
         return !selector.is_empty()

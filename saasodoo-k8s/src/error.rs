@@ -76,11 +76,15 @@ pub(crate) fn never_sent(error: &kube::Error) -> bool {
     false
 }
 
+/// The reason of a [`Status`] that was made of an answer which was none, such as a proxy's page.
+pub(crate) const NOT_KUBERNETES: &str = "NotKubernetes";
+
 /// True when the server says that a *kind* is not there, rather than an object of a kind.
 pub(crate) fn is_missing_kind(status: &Status) -> bool {
     let named = status.details.as_ref().is_some_and(|details| !details.name.is_empty());
     status.code == 404
         && !named
+        && status.reason != NOT_KUBERNETES
         && (status.message.contains("could not find the requested resource")
             || status.message.contains("page not found")
             || status.message.is_empty())
@@ -124,10 +128,20 @@ fn status_error(status: &Status, effect: Effect) -> Error {
         403 if says("can be resized") => {
             Error::unsupported("storage", message).with_advice("use a storage class with allowVolumeExpansion")
         }
+        // Admission refuses to grow a claim without a volume; it gets one soon, or with its first pod.
+        403 if says("can be expanded") => Error::new(ErrorKind::Unavailable, message)
+            .with_retry(Retry::After(wait))
+            .with_advice("try again when the claim has its volume"),
         403 if says("because it is being terminated") => Error::new(ErrorKind::MissingPrerequisite, message)
             .with_advice("the namespace is being deleted: wait, and create it again"),
         403 => Error::new(ErrorKind::Forbidden, message)
             .with_advice("give the service account the role that `saasodoo_k8s::rbac_yaml` prints"),
+        404 if status.reason == NOT_KUBERNETES => Error::new(
+            ErrorKind::Unavailable,
+            format!("the answer 404 is not the API server's: {message}"),
+        )
+        .with_retry(unknown_outcome(effect, wait))
+        .with_advice("look at what is between here and the API server, and at its address"),
         404 if is_missing_kind(status) => missing_kind(message.trim()),
         404 if says("namespaces \"") => {
             Error::new(ErrorKind::MissingPrerequisite, message).with_advice("create the namespace")
@@ -277,6 +291,30 @@ mod tests {
                 Write,
                 K::Unsupported,
                 Retry::Never,
+            ),
+            (
+                403,
+                "Forbidden",
+                "persistentvolumeclaims \"x\" is forbidden: Only bound persistent volume claims can be expanded",
+                Write,
+                K::Unavailable,
+                after(None),
+            ),
+            (
+                404,
+                NOT_KUBERNETES,
+                "<html>no backend</html>",
+                Read,
+                K::Unavailable,
+                after(None),
+            ),
+            (
+                404,
+                NOT_KUBERNETES,
+                "<html>no backend</html>",
+                Write,
+                K::Unavailable,
+                Retry::OutcomeUnknown,
             ),
             (
                 403,

@@ -10,11 +10,14 @@ use crate::views::{ContainerStatusView, DeploymentView, PodView, TerminatedView,
 /// the deletion time to the end of the grace period; the node needs a little longer to report.
 const OVERDUE_SECONDS: i64 = 60;
 
+/// The reason of the events that tell why a volume is not mounted.
+pub(crate) const MOUNT_FAILED: &str = "FailedMount";
+
 /// What is known about an instance from its Deployment and its pods, whatever their order.
 pub(crate) fn facts(deployment: &DeploymentView, pods: &[&PodView], now: Timestamp) -> Facts {
     let desired = deployment.spec.replicas.unwrap_or(1).max(0);
     let mut facts = Facts::new(u32::try_from(desired).unwrap_or(0), now);
-    facts.hold = deployment.annotation(HOLD).and_then(Hold::from_name);
+    facts.hold = hold(deployment);
     facts.deleting = deployment.is_deleting();
     facts.transition = deployment.annotation(TRANSITION).and_then(Transition::from_name);
     facts.lagging = lags(deployment);
@@ -30,6 +33,17 @@ pub(crate) fn facts(deployment: &DeploymentView, pods: &[&PodView], now: Timesta
         .map_or("", |container| container.image.as_str());
     facts.units = pods.iter().map(|pod| unit(pod, image, now)).collect();
     facts
+}
+
+/// What holds the instance down. One of a name that this version does not know is somebody's all the same.
+fn hold(deployment: &DeploymentView) -> Option<Hold> {
+    let name = deployment.annotation(HOLD).filter(|name| !name.is_empty())?;
+    Some(Hold::from_name(name).unwrap_or(Hold::Maintenance))
+}
+
+/// Whether the pod has, or is about to have, a process.
+pub(crate) fn is_live(pod: &PodView, now: Timestamp) -> bool {
+    unit(pod, "", now).is_live()
 }
 
 /// The controller has not acted on the last change of the Deployment, or pods of an older template still count.
@@ -231,6 +245,8 @@ fn waiting_reason(reason: &str, message: &str, image: &str, restarts: u32, last_
             image: image.to_owned(),
             message: if text.is_empty() { reason.to_owned() } else { text },
         },
+        // Not the server's word: what the pod's events say, put here by a read that looked at them.
+        MOUNT_FAILED => Cause::MountFailed { message: text },
         "CrashLoopBackOff" => Cause::CrashLoop {
             restarts,
             last_exit: last_exit.and_then(|exit| exit.code),

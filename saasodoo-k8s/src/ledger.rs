@@ -21,6 +21,8 @@ use crate::wire::{DEPLOYMENT, Kind, Stub, poll};
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) creation: String,
+    /// How long the process of a pod that has to go may take to end.
+    ending: Duration,
     entries: Mutex<Vec<Entry>>,
 }
 
@@ -33,9 +35,10 @@ struct Entry {
 }
 
 impl Ledger {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(ending: Duration) -> Self {
         Self {
             creation: uuid::Uuid::new_v4().to_string(),
+            ending,
             entries: Mutex::default(),
         }
     }
@@ -113,12 +116,15 @@ impl Inner {
     }
 
     /// Undoes what the ledger holds, and gives the error back with what could not be undone.
+    ///
+    /// A call that did not make the Deployment has completed another call's instance. That one may rely on every object
+    /// by now, so they stay: they belong to its Deployment, or are its data.
     pub(crate) async fn rolled_back(&self, ledger: &Ledger, error: Error) -> Error {
         let entries = ledger.entries().clone();
-        if entries.is_empty() {
+        if !entries.iter().any(|entry| entry.kind == DEPLOYMENT) {
             return error;
         }
-        let limit = self.wire.deadlines.cleanup;
+        let limit = self.wire.deadlines.cleanup.max(ledger.ending);
         let undone = tokio::time::timeout(limit, async {
             // The Deployment first, so that no pod uses what goes after it. It takes along what it owns.
             let first = entries.iter().filter(|entry| entry.kind == DEPLOYMENT);
@@ -163,7 +169,8 @@ impl Inner {
             }
             sleep(crate::wire::jittered(Duration::from_millis(500))).await;
         }
-        self.until_gone(kind, name, &uid, self.wire.deadlines.cleanup).await
+        let limit = self.wire.deadlines.cleanup.max(ledger.ending);
+        self.until_gone(kind, name, &uid, limit).await
     }
 
     /// Waits until an object is gone, or another one has its name.

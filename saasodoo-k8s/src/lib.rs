@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod backend;
 #[doc(hidden)]
 pub mod bench;

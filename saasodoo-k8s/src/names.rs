@@ -37,6 +37,8 @@ pub(crate) const HOLD: &str = "saasodoo.io/hold";
 pub(crate) const CREATION: &str = "saasodoo.io/creation";
 /// Where the data of the instance came from: `new`, `retained`, or `directory:…`.
 pub(crate) const DATA: &str = "saasodoo.io/data";
+/// Which update wrote last: tells, after an answer was lost, whether the change is this call's.
+pub(crate) const CHANGE: &str = "saasodoo.io/change";
 pub(crate) const RESTARTED_AT: &str = "saasodoo.io/restarted-at";
 pub(crate) const RETAINED_AT: &str = "saasodoo.io/retained-at";
 

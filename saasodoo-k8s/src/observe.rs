@@ -14,9 +14,10 @@ use crate::config::KubernetesConfig;
 use crate::convert::startup_budget;
 use crate::facts::facts;
 use crate::names::{
-    ADDONS, CLAIM, CONTAINER, CUSTOM_DOMAINS, CUSTOMER, DATABASE, DATABASE_NAME, DEFAULT_REQUESTS, DISPLAY_NAME, HOSTS,
-    HTTP_PORT, ODOO_VERSION, STARTUP_SECONDS, STORAGE, SUBDOMAIN, hash, id_of, is_ours,
+    ADDONS, CLAIM, CONTAINER, CUSTOM_DOMAINS, CUSTOMER, DATA, DATABASE, DATABASE_NAME, DEFAULT_REQUESTS, DISPLAY_NAME,
+    HOSTS, HTTP_PORT, ODOO_VERSION, STARTUP_SECONDS, STORAGE, SUBDOMAIN, hash, id_of, is_ours,
 };
+use crate::read::is_usable;
 use crate::views::{ClaimView, ContainerView, DeploymentView, PodView, ProbeView, View};
 
 /// What an observation needs to know of the configuration.
@@ -466,7 +467,15 @@ impl Reader<'_> {
         let class = pod.priority_class_name.filter(|class| !class.is_empty());
         scheduling.priority_class = class.and_then(|class| self.parse("scheduling.priority_class", &class));
         if let Some(grace) = pod.termination_grace_period_seconds {
-            scheduling.stop_grace_seconds = u16::try_from(grace).unwrap_or(u16::MAX);
+            if grace > 0 {
+                scheduling.stop_grace_seconds = u16::try_from(grace).unwrap_or(u16::MAX);
+            } else {
+                self.left(
+                    "scheduling.stop_grace_seconds",
+                    &grace.to_string(),
+                    "the server forgets such a pod before its process has ended, and the next one starts beside it",
+                );
+            }
         }
         scheduling
     }
@@ -475,25 +484,31 @@ impl Reader<'_> {
         let recorded: Option<Bytes> = self.annotation("storage", STORAGE);
         let mut storage = Storage::default();
         let name = data_claim(self.deployment, &self.observer.data_path);
-        let location = |volume: Option<String>| {
+        // A copy of what the claim says: there to be read without it.
+        let directory = self.deployment.annotation(DATA).and_then(directory_of);
+        let location = |volume: Option<String>, directory: Option<&str>| {
             name.map(|name| StorageLocation::Claim {
                 namespace: self.observer.namespace.clone(),
                 name: name.to_owned(),
                 volume,
+                directory: directory.map(str::to_owned),
             })
         };
         storage.requested = recorded;
-        storage.location = location(None);
+        storage.location = location(None, directory);
         match claim {
             ClaimSeen::NotRead => storage.state = StorageState::NotObserved,
             ClaimSeen::Missing => storage.state = StorageState::Missing,
             ClaimSeen::Found(claim) => {
-                storage.location = location(claim.spec.volume_name.clone().filter(|volume| !volume.is_empty()));
+                let volume = claim.spec.volume_name.clone().filter(|volume| !volume.is_empty());
+                storage.location = location(volume, claim.annotation(DATA).and_then(directory_of).or(directory));
                 let quantity = |text: Option<&String>| text.and_then(|text| Bytes::from_kubernetes(text).ok());
                 storage.requested = quantity(claim.spec.resources.requests.get("storage")).or(recorded);
-                storage.capacity = quantity(claim.status.capacity.get("storage"));
+                // The size of a static volume is a number in its object that nothing enforces.
+                storage.capacity = quantity(claim.status.capacity.get("storage")).filter(|_| !is_static(claim));
                 storage.state = match claim.status.phase.as_str() {
-                    "Lost" => StorageState::Missing,
+                    _ if !is_usable(claim) => StorageState::Missing,
+                    "Bound" if is_static(claim) => StorageState::Ready,
                     "Bound" if storage.requested > storage.capacity => StorageState::Growing,
                     "Bound" => StorageState::Ready,
                     _ => StorageState::Pending,
@@ -506,6 +521,16 @@ impl Reader<'_> {
         }
         storage
     }
+}
+
+/// The directory that a record of where the data came from names.
+pub(crate) fn directory_of(record: &str) -> Option<&str> {
+    record.strip_prefix("directory:")
+}
+
+/// True for a claim whose volume was made by hand, or for a directory, and not by a class.
+pub(crate) fn is_static(claim: &ClaimView) -> bool {
+    claim.spec.storage_class_name.as_deref().unwrap_or_default().is_empty()
 }
 
 fn seconds(value: Option<i32>) -> Option<u16> {

@@ -1,19 +1,24 @@
 //! Plans: what an operation would do. Reads only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use saasodoo_core::{
-    BackendKind, CreateOptions, DataPolicy, Error, FieldChange, InstanceId, InstanceSpec, ObjectIdentity, Operation,
-    Plan, Power, PurgeToken, Result,
+    BackendKind, CreateOptions, Error, FieldChange, InstanceId, InstanceSpec, ObjectIdentity, Operation, Plan, Power,
+    PurgeToken, Result,
 };
+use serde_json::Value;
 
+use crate::adopt::{check_retained, in_use};
 use crate::backend::Inner;
-use crate::change::{checked, power_patch};
-use crate::create::{data_conflict, host_conflict, no_data};
+use crate::change::{checked, refuse_deleting};
+use crate::create::{Data, check_owner, data_conflict, host_conflict, no_data, remade, storage_missing};
+use crate::delete::data_is_kept;
 use crate::names::claim_name;
-use crate::read::Live;
+use crate::observe::{data_claim, identity};
+use crate::read::{Found, Live, still_runs};
 use crate::route::kind as route_kind;
-use crate::views::View;
+use crate::views::{DeploymentView, View};
 use crate::wire::{CLAIM, DEPLOYMENT, NETWORK_POLICY, SECRET, SERVICE, Stub, VOLUME};
 
 impl Inner {
@@ -23,21 +28,21 @@ impl Inner {
             Operation::Update(id, change) => {
                 checked(change)?;
                 let live = self.live(*id).await?;
+                refuse_deleting(&live)?;
                 let changes = self.changes(&live, change)?;
+                let route = self.route_state(&live, &changes).await?;
                 let mut plan = Plan::nothing(*id);
                 if let (Some(before), Some(after)) = (&changes.before, &changes.after) {
                     plan.changes = before.diff(after);
                 }
-                if plan.changes.is_empty()
-                    && (changes.touches_deployment() || self.stale_route(&live, &changes).await?)
-                {
+                if plan.changes.is_empty() && (changes.touches_deployment() || route.stale) {
                     // An update that was interrupted: the spec says it already, an object does not.
                     plan.changes
                         .push(FieldChange::new("objects", None, Some("completed".to_owned())));
                 }
                 if let Some(hosts) = &changes.hosts {
                     let own = live.is_legacy().then(|| live.deployment.name());
-                    if let Some((host, owner)) = self.host_taken(hosts, *id, own).await? {
+                    if let Some((host, owner)) = self.host_taken(hosts, self.instance(&live).id, own).await? {
                         return Err(host_conflict(&host, &owner));
                     }
                 }
@@ -48,7 +53,7 @@ impl Inner {
                 let live = self.live(*id).await?;
                 let instance = self.instance(&live);
                 let mut plan = Plan::nothing(*id);
-                if power_patch(&instance.facts, *power)?.is_some() {
+                if self.power_change(&live, *power, "")?.is_some() {
                     let to = match power {
                         Power::Start | Power::Restart => "running",
                         Power::Stop | Power::Resume => "stopped",
@@ -81,42 +86,70 @@ impl Inner {
     async fn plan_create(&self, spec: &InstanceSpec, options: &CreateOptions) -> Result<Plan> {
         spec.validate()?;
         let hosts = spec.hosts(self.config.base_domain())?;
+        let data = self.data_of(&options.data)?;
         let name = spec.object_name();
         let mut plan = Plan::nothing(spec.id);
-        if let Some(live) = self.find(spec.id).await? {
-            let fields: Vec<String> = self
-                .instance(&live)
-                .spec
-                .diff(spec)
-                .into_iter()
-                .map(|c| c.field)
-                .collect();
-            if !fields.is_empty() {
-                return Err(Error::conflict(fields, "the instance exists with another spec"));
+        let found = match self.look(spec.id).await? {
+            Found::Instance(live) => Some(*live),
+            Found::Orphans(pods) if data != Data::New => return Err(still_runs(spec.id, &pods)),
+            Found::Orphans(_) | Found::Nothing => None,
+        };
+        // One that has the same digits only is another instance, unless it has the name too.
+        if let Some(live) = found.filter(|live| identity(&live.deployment) == Some(spec.id)) {
+            self.compared(spec, &live).await?;
+            let missing = self.missing(&live, Duration::ZERO).await?;
+            if missing.contains(&CLAIM) && remade(&live.deployment).is_none() {
+                return Err(storage_missing(
+                    data_claim(&live.deployment, &self.config.data_path).unwrap_or("(unknown)"),
+                ));
             }
+            // What an interrupted creation has left out.
+            plan.creates = missing
+                .into_iter()
+                .map(|kind| format!("{} {name}", kind.kind))
+                .collect();
             return Ok(plan);
         }
+        let named = self.wire.get::<DeploymentView>(&DEPLOYMENT, name.as_str()).await?;
+        if let Some(other) = named {
+            check_owner(spec, &other)?;
+        }
+        self.storage_class(&data).await?;
         if let Some((host, owner)) = self.host_taken(&hosts, spec.id, None).await? {
             return Err(host_conflict(&host, &owner));
         }
         let claim = claim_name(&name);
-        let present = self.data_in_the_way(spec.id, &claim).await?;
         let mut creates = vec![(DEPLOYMENT.kind, name.to_string())];
-        match (&options.data, present) {
-            (DataPolicy::New, Some(present)) => return Err(data_conflict(&present)),
-            (DataPolicy::New, None) => creates.push((CLAIM.kind, claim)),
-            (DataPolicy::AdoptRetained, Some(_)) => {}
-            (DataPolicy::AdoptRetained, None) => return Err(no_data(spec.id)),
-            (DataPolicy::AdoptDirectory(path), present) => {
+        let present = self.data_in_the_way(spec.id, &claim).await?;
+        let adopted = match data {
+            Data::New => None,
+            Data::Retained | Data::Directory(_) => {
+                let found = self.adoptable(spec, &data, &claim).await?;
+                if !found.writers.is_empty() {
+                    return Err(in_use(&found.writers));
+                }
+                found.claim
+            }
+        };
+        if let Some(claim) = &adopted {
+            check_retained(spec, Some(claim), std::slice::from_ref(claim))?;
+        }
+        match (&data, present, adopted) {
+            (Data::New, Some(present), _) => return Err(data_conflict(&present)),
+            (Data::New, None, _) => creates.push((CLAIM.kind, claim)),
+            (Data::Retained, _, Some(_)) | (Data::Directory(_), _, Some(_)) => {}
+            (Data::Retained, _, None) => return Err(no_data(spec.id)),
+            (Data::Directory(_), Some(present), None) => return Err(data_conflict(&present)),
+            (Data::Directory(path), None, None) => {
                 let volume = self
                     .volume_of(path)
                     .ok_or_else(|| Error::unsupported("data", "this backend is not configured to adopt directories"))?;
-                if present.is_none() {
-                    creates.push((VOLUME.kind, volume));
-                    creates.push((CLAIM.kind, claim));
+                match self.wire.get::<Value>(&VOLUME, &volume).await? {
+                    Some(existing) => self.check_volume(&existing, path, &claim, spec.id)?,
+                    None => creates.push((VOLUME.kind, volume)),
                 }
+                creates.push((CLAIM.kind, claim));
             }
-            _ => return Err(Error::unsupported("data", "this backend does not know the policy")),
         }
         creates.push((SECRET.kind, name.to_string()));
         creates.push((SERVICE.kind, name.to_string()));
@@ -162,10 +195,7 @@ impl Inner {
 
     async fn plan_purge(&self, id: InstanceId) -> Result<Plan> {
         if self.config.common.retain_storage {
-            return Err(Error::unsupported(
-                "purge",
-                "the configuration keeps all data (RETAIN_STORAGE)",
-            ));
+            return Err(data_is_kept());
         }
         let live = self.find(id).await?;
         let doomed = self.doomed(id, live.as_ref()).await?;

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 
 use crate::config::{KubernetesConfig, Routing};
 use crate::route::kind as route_kind;
-use crate::wire::{CLAIM, DEPLOYMENT, Kind, NAMESPACE, NETWORK_POLICY, POD, SECRET, SERVICE, STORAGE_CLASS, VOLUME};
+use crate::wire::{
+    CLAIM, DEPLOYMENT, EVENT, Kind, NAMESPACE, NETWORK_POLICY, POD, SECRET, SERVICE, STORAGE_CLASS, VOLUME,
+};
 
 /// One thing that the service account must be allowed to do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +56,7 @@ pub fn permissions(config: &KubernetesConfig) -> Vec<Permission> {
     );
     add(&POD, "", &["get", "list", "watch"], true, "the status");
     add(&POD, "/log", &["get"], true, "logs");
+    add(&EVENT, "", &["list"], false, "saying why a volume is not mounted");
     add(
         &CLAIM,
         "",
@@ -83,12 +86,12 @@ pub fn permissions(config: &KubernetesConfig) -> Vec<Permission> {
     }
     let adoption = config.adoption.is_some();
     if adoption {
-        add(&VOLUME, "", &["create"], true, "adopting directories");
+        add(&VOLUME, "", &["create", "delete"], true, "adopting directories");
     }
     add(
         &VOLUME,
         "",
-        &["get", "patch", "delete"],
+        &["get", "patch"],
         adoption,
         "purging data whose class retains volumes",
     );

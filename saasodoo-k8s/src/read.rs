@@ -1,23 +1,37 @@
 //! Reading: one instance live or from the cache, and all of them page by page.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use jiff::Timestamp;
 use saasodoo_core::{
-    BackendKind, Error, ErrorKind, Host, Instance, InstanceFilter, InstanceId, OperationKind, Result, Source,
+    BackendKind, Error, ErrorKind, Host, Instance, InstanceFilter, InstanceId, OperationKind, Result, Retry, Source,
 };
 
 use crate::backend::Inner;
+use crate::facts::MOUNT_FAILED;
 use crate::names::{CUSTOMER, FULL_ID, SELECTOR, SHORT_ID, id_of, selector_of, the_one};
 use crate::observe::{ClaimSeen, belongs, data_claim, observe, with_route_hosts};
 use crate::route::{RouteView, kind as route_kind};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, PAGE, POD};
+use crate::wire::{CLAIM, DEPLOYMENT, EVENT, PAGE, POD};
 
 /// More ids than this are picked out here and not by the server: a selector is part of the URL.
 const MOST_IDS: usize = 100;
+
+/// A container that is being made for longer than this may be waiting for a volume that cannot be mounted, in seconds.
+const SLOW_MOUNT: i64 = 10;
+
+/// What the server has of an instance.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Instance(Box<Live>),
+    /// No Deployment, and pods that may have a process: the instance is not gone yet.
+    Orphans(Vec<PodView>),
+    Nothing,
+}
 
 /// One instance as the server has it now.
 #[derive(Debug, Clone)]
@@ -30,9 +44,28 @@ pub(crate) struct Live {
     pub(crate) hosts: Option<Vec<Host>>,
 }
 
+/// How long a node may take to tell that a process has ended.
+pub(crate) const REPORT: Duration = Duration::from_secs(30);
+
+/// True for a claim that is not being deleted and has not lost its volume.
+pub(crate) fn is_usable(claim: &ClaimView) -> bool {
+    !claim.is_deleting() && claim.status.phase != "Lost"
+}
+
 impl Live {
     pub(crate) fn is_legacy(&self) -> bool {
         self.deployment.label(FULL_ID).is_none()
+    }
+
+    /// The claim, unless it is going or has lost its volume: a pod that starts now would not get the data.
+    pub(crate) fn usable_claim(&self) -> Option<&ClaimView> {
+        self.claim.as_ref().filter(|claim| is_usable(claim))
+    }
+
+    /// How long a process of the instance may take to end: its grace period, and some time for the node to tell.
+    pub(crate) fn ending(&self) -> Duration {
+        let grace = self.deployment.spec.template.spec.termination_grace_period_seconds;
+        Duration::from_secs(grace.and_then(|grace| grace.try_into().ok()).unwrap_or(30)) + REPORT
     }
 }
 
@@ -55,18 +88,33 @@ impl Inner {
         }
     }
 
-    /// Reads an instance, its pods and its claim at once. `None`: the server says that it does not exist.
+    /// Reads an instance, its pods and its claim at once. `None`: the server says that it does not exist. Pods that were
+    /// left behind are an error: they write to the data.
     pub(crate) async fn find(&self, id: InstanceId) -> Result<Option<Live>> {
+        match self.look(id).await? {
+            Found::Instance(live) => Ok(Some(*live)),
+            Found::Orphans(pods) => Err(still_runs(id, &pods)),
+            Found::Nothing => Ok(None),
+        }
+    }
+
+    /// As [`find`](Self::find), for those who deal with pods that were left behind.
+    pub(crate) async fn look(&self, id: InstanceId) -> Result<Found> {
         let selector = selector_of(id);
         let (deployments, pods, claims) = futures::try_join!(
             self.wire.list::<DeploymentView>(&DEPLOYMENT, &selector),
             self.wire.list::<PodView>(&POD, &selector),
             self.wire.list::<ClaimView>(&CLAIM, &selector),
         )?;
+        let orphans = orphans(id, &deployments, &pods);
         let Some(deployment) = the_one(id, deployments)? else {
-            return Ok(None);
+            return Ok(match orphans.is_empty() {
+                true => Found::Nothing,
+                false => Found::Orphans(orphans),
+            });
         };
-        self.complete(deployment, pods, claims).await.map(Some)
+        let live = self.complete(deployment, pods, claims).await?;
+        Ok(Found::Instance(Box::new(live)))
     }
 
     /// As [`find`](Self::find), but an absent instance is an error.
@@ -120,15 +168,46 @@ impl Inner {
     /// The claims that say they hold the instance's data, whether or not the instance exists.
     pub(crate) async fn claims_of(&self, id: InstanceId) -> Result<Vec<ClaimView>> {
         let claims = self.wire.list::<ClaimView>(&CLAIM, &selector_of(id)).await?;
-        Ok(of_instance(id, claims))
+        let claims = of_instance(id, claims);
+        one_tenant(id, &claims)?;
+        Ok(claims)
     }
 
     pub(crate) async fn get(&self, id: InstanceId) -> Result<Instance> {
         if let Some(instance) = self.cache.cached(id) {
             return Ok(instance);
         }
-        let live = self.live(id).await?;
+        let mut live = self.live(id).await?;
+        self.explain_mounts(&mut live).await;
         Ok(self.instance(&live))
+    }
+
+    /// A volume that cannot be mounted is told by events only: of a pod whose container is long in the making, the last
+    /// one becomes the reason why it waits. Without the permission nobody knows more, and nothing else is the worse.
+    async fn explain_mounts(&self, live: &mut Live) {
+        let now = Timestamp::now().as_second();
+        for pod in &mut live.pods {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            let Some(started) = pod.status.start_time.map(Timestamp::as_second) else {
+                continue;
+            };
+            let slow = now - started > SLOW_MOUNT && pod.metadata.deletion_timestamp.is_none();
+            let statuses = pod.status.container_statuses.iter_mut();
+            let mut waiting = statuses
+                .filter_map(|status| status.state.waiting.as_mut())
+                .filter(|waiting| slow && waiting.reason == "ContainerCreating");
+            let Some(waiting) = waiting.next() else { continue };
+            let fields = format!("involvedObject.uid={uid}");
+            match self.wire.some_with::<EventView>(&EVENT, &fields, PAGE).await {
+                Ok(events) => {
+                    if let Some(message) = mount_failure(events, started) {
+                        waiting.reason = MOUNT_FAILED.to_owned();
+                        waiting.message = message;
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "the pod's events were not read"),
+            }
+        }
     }
 
     pub(crate) fn list(self: &Arc<Self>, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
@@ -157,6 +236,70 @@ impl Inner {
         .flatten()
         .boxed()
     }
+}
+
+/// The part of an event that tells why.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct EventView {
+    reason: String,
+    last_timestamp: Option<Timestamp>,
+    message: String,
+}
+
+/// Why the volumes are not mounted, if that is the last that happened to the pod. In its first seconds a mount fails now
+/// and then, such as that of a Secret that is not made yet; and whoever pulls an image has mounted everything.
+fn mount_failure(events: Vec<EventView>, started: i64) -> Option<String> {
+    let last = events
+        .into_iter()
+        .max_by_key(|event| (event.last_timestamp, event.reason != MOUNT_FAILED))?;
+    let at = last.last_timestamp?.as_second();
+    (last.reason == MOUNT_FAILED && at - started >= SLOW_MOUNT).then_some(last.message)
+}
+
+/// Pods of the instance that may have a process and belong to none of the Deployments.
+fn orphans(id: InstanceId, deployments: &[DeploymentView], pods: &[PodView]) -> Vec<PodView> {
+    let now = Timestamp::now();
+    pods.iter()
+        .filter(|pod| id_of(*pod).is_some_and(|other| other.matches(id)))
+        .filter(|pod| crate::facts::is_live(pod, now))
+        .filter(|pod| !deployments.iter().any(|deployment| belongs(deployment, pod)))
+        .cloned()
+        .collect()
+}
+
+/// There is no Deployment, and yet the instance is not gone.
+pub(crate) fn still_runs(id: InstanceId, pods: &[PodView]) -> Error {
+    let names: Vec<&str> = pods.iter().map(View::name).collect();
+    Error::conflict(
+        ["status"],
+        format!(
+            "the instance has no Deployment, and pods of it still run: {}",
+            names.join(", ")
+        ),
+    )
+    .with_instance(id)
+    .with_retry(Retry::After(None))
+    .with_advice("wait until they have ended; delete their ReplicaSet if nobody else will")
+}
+
+/// Claims that say whose they are must all say the same. A short id fits those of several tenants.
+pub(crate) fn one_tenant(id: InstanceId, claims: &[ClaimView]) -> Result<()> {
+    let owners: BTreeSet<&str> = claims.iter().filter_map(|claim| claim.label(FULL_ID)).collect();
+    if owners.len() < 2 {
+        return Ok(());
+    }
+    let owners: Vec<&str> = owners.into_iter().collect();
+    Err(Error::conflict(
+        ["id"],
+        format!(
+            "the digits {} fit the data of several instances: {}",
+            id.short(),
+            owners.join(", ")
+        ),
+    )
+    .with_instance(id)
+    .with_advice("use the whole UUID"))
 }
 
 /// The objects among these that belong to the instance: those with the whole UUID, else those with the short one only.

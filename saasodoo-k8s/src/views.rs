@@ -33,6 +33,8 @@ pub(crate) struct Page<T> {
 pub(crate) struct PageMeta {
     #[serde(default, rename = "continue")]
     pub(crate) continue_token: Option<String>,
+    #[serde(default)]
+    pub(crate) resource_version: Option<String>,
 }
 
 /// A Deployment.

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument as _;
 
 use crate::config::KubernetesConfig;
-use crate::error::{Effect, classify, deadline, is_missing_kind, missing_kind, never_sent, unexpected};
+use crate::error::{Effect, NOT_KUBERNETES, classify, deadline, is_missing_kind, missing_kind, never_sent, unexpected};
 use crate::views::Page;
 
 /// A kind of object and where it lives.
@@ -82,6 +82,7 @@ pub(crate) const DEPLOYMENT: Kind = Kind::new("Deployment", "apps", "v1", "deplo
 pub(crate) const POD: Kind = Kind::new("Pod", "", "v1", "pods");
 pub(crate) const CLAIM: Kind = Kind::new("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims");
 pub(crate) const VOLUME: Kind = Kind::new("PersistentVolume", "", "v1", "persistentvolumes").cluster();
+pub(crate) const EVENT: Kind = Kind::new("Event", "", "v1", "events");
 pub(crate) const SECRET: Kind = Kind::new("Secret", "", "v1", "secrets");
 pub(crate) const SERVICE: Kind = Kind::new("Service", "", "v1", "services");
 pub(crate) const INGRESS_ROUTE: Kind = Kind::new("IngressRoute", "traefik.io", "v1alpha1", "ingressroutes");
@@ -111,6 +112,7 @@ pub(crate) struct StubMeta {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) resource_version: String,
+    pub(crate) deletion_timestamp: Option<String>,
     pub(crate) labels: std::collections::BTreeMap<String, String>,
     pub(crate) annotations: std::collections::BTreeMap<String, String>,
 }
@@ -166,11 +168,16 @@ impl Wire {
     /// Reads one object. `None` only when the server said that this object does not exist.
     pub(crate) async fn get<T: DeserializeOwned>(&self, kind: &Kind, name: &str) -> Result<Option<T>> {
         let request = self.requests(kind).get(checked(name)?, &GetParams::default());
-        match self.call(Some(kind), build(request)?, Effect::Read, true).await {
-            Ok(object) => Ok(Some(object)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+        let answer = match self.answer(Some(kind), build(request)?, Effect::Read, true).await {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let stub: Stub = parsed(&answer)?;
+        if stub.metadata.uid.is_empty() {
+            return Err(unexpected(format!("the answer is no {}: it has no UID", kind.kind)));
         }
+        parsed(&answer).map(Some)
     }
 
     /// Reads all objects that the selector fits, page by page. An expired page token starts over.
@@ -209,13 +216,30 @@ impl Wire {
         if let Some(token) = token {
             params = params.continue_token(token);
         }
-        self.call(
-            Some(kind),
-            build(self.requests(kind).list(&params))?,
-            Effect::Read,
-            true,
-        )
-        .await
+        let request = build(self.requests(kind).list(&params))?;
+        let page: Page<T> = match self.call(Some(kind), request, Effect::Read, true).await {
+            // A list is empty or an error; that it "is not found" says nothing about what would be in it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(unexpected(format!("no list of {}: {}", kind.plural, error.message())));
+            }
+            other => other?,
+        };
+        // Nothing at all would read as an empty list.
+        if page.metadata.resource_version.as_deref().unwrap_or_default().is_empty() {
+            return Err(unexpected(format!(
+                "the answer is no list of {}: it has no version",
+                kind.plural
+            )));
+        }
+        Ok(page)
+    }
+
+    /// Reads the first objects that the field selector fits.
+    pub(crate) async fn some_with<T: DeserializeOwned>(&self, kind: &Kind, fields: &str, most: u32) -> Result<Vec<T>> {
+        let params = ListParams::default().fields(fields).limit(most);
+        let request = build(self.requests(kind).list(&params))?;
+        let page: Page<T> = self.call(Some(kind), request, Effect::Read, true).await?;
+        Ok(page.items)
     }
 
     /// Creates an object. Never repeated once it may have reached the server.
@@ -299,7 +323,7 @@ impl Wire {
         Ok(version.git_version)
     }
 
-    /// Sends a request until it is answered, at most [`ATTEMPTS`] times and within one deadline.
+    /// Sends a request until it is answered, and reads the answer.
     async fn call<T: DeserializeOwned>(
         &self,
         kind: Option<&Kind>,
@@ -307,20 +331,29 @@ impl Wire {
         effect: Effect,
         repeatable: bool,
     ) -> Result<T> {
+        parsed(&self.answer(kind, request, effect, repeatable).await?)
+    }
+
+    /// Sends a request until it is answered, at most [`ATTEMPTS`] times and within one deadline.
+    async fn answer(
+        &self,
+        kind: Option<&Kind>,
+        request: Request<Vec<u8>>,
+        effect: Effect,
+        repeatable: bool,
+    ) -> Result<Vec<u8>> {
         let limit = match effect {
             Effect::Read => self.deadlines.read,
             Effect::Write => self.deadlines.write,
         };
+        let end = Instant::now() + limit;
         let span = tracing::debug_span!("kubernetes", method = %request.method(), path = request.uri().path());
         let attempts = async {
             let mut attempt = 1;
             loop {
                 let (parts, body) = request.clone().into_parts();
                 let error = match self.send(Request::from_parts(parts, body.into())).await {
-                    Ok(answer) => {
-                        return serde_json::from_slice(&answer)
-                            .map_err(|error| unexpected(format!("the server's answer is not understood: {error}")));
-                    }
+                    Ok(answer) => return Ok(answer),
                     Err(error) => error,
                 };
                 let safe = never_sent(&error) || is_throttled(&error) || (repeatable && is_passing(&error));
@@ -337,6 +370,10 @@ impl Wire {
                     Retry::Never | Retry::OutcomeUnknown => None,
                 };
                 let pause = asked.unwrap_or_else(|| jittered(Duration::from_millis(100) * 2u32.pow(attempt - 1)));
+                // Sleeping through the deadline would turn a clear refusal into an outcome that nobody knows.
+                if Instant::now() + pause >= end {
+                    return Err(error);
+                }
                 tracing::debug!(attempt, ?pause, %error, "trying again");
                 sleep(pause).await;
                 attempt += 1;
@@ -358,19 +395,13 @@ impl Wire {
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok())
             .is_some_and(|length| length > MOST_BYTES);
         if too_long {
-            let mut status = Status::failure("the answer is too long", "TooLong");
-            status.code = 413;
-            return Err(kube::Error::Api(Box::new(status)));
+            return Err(too_much());
         }
-        let body = body.collect_bytes().await?;
+        let body = collected(body, MOST_BYTES).await?;
         if parts.status.is_success() {
-            return Ok(body.to_vec());
+            return Ok(body);
         }
-        let code = parts.status.as_u16();
-        let mut status: Status =
-            serde_json::from_slice(&body).unwrap_or_else(|_| Status::failure(&String::from_utf8_lossy(&body), ""));
-        // The header is the truth: proxies answer with bodies of their own.
-        status.code = code;
+        let mut status = status_of(parts.status.as_u16(), &body);
         let wait = parts
             .headers
             .get(RETRY_AFTER)
@@ -389,6 +420,52 @@ impl std::fmt::Debug for Wire {
             .field("namespace", &self.namespace)
             .finish_non_exhaustive()
     }
+}
+
+/// The whole of a body that is not longer than this. The length is not always announced.
+async fn collected<B>(mut body: B, most: u64) -> Result<Vec<u8>, kube::Error>
+where
+    B: http_body_util::BodyExt<Error = kube::Error> + Unpin,
+    B::Data: AsRef<[u8]>,
+{
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            let data = data.as_ref();
+            if (bytes.len() + data.len()) as u64 > most {
+                return Err(too_much());
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+    Ok(bytes)
+}
+
+fn too_much() -> kube::Error {
+    let mut status = Status::failure("the answer is too long", "TooLong");
+    status.code = 413;
+    kube::Error::Api(Box::new(status))
+}
+
+/// What an answer that is no success says. Only a `Status` is the API server's own word: a proxy's page may have the
+/// same code, and means something else by it. For a path that it does not know at all, such as that of a missing kind,
+/// the server has one line of text.
+fn status_of(code: u16, body: &[u8]) -> Status {
+    #[derive(Deserialize)]
+    struct Typed {
+        kind: String,
+    }
+    let genuine = serde_json::from_slice::<Typed>(body).is_ok_and(|typed| typed.kind == "Status");
+    let text = String::from_utf8_lossy(body);
+    let plain = || match (code, text.trim()) {
+        (404, "404 page not found") => Status::failure(text.trim(), "NotFound"),
+        _ => Status::failure(&text, NOT_KUBERNETES),
+    };
+    let status = genuine.then(|| serde_json::from_slice::<Status>(body).ok()).flatten();
+    let mut status = status.unwrap_or_else(plain);
+    // The header is the truth: proxies answer with bodies of their own.
+    status.code = code;
+    status
 }
 
 fn no_details() -> StatusDetails {
@@ -432,6 +509,11 @@ pub(crate) fn jittered(most: Duration) -> Duration {
 
 fn build(request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> Result<Request<Vec<u8>>> {
     request.map_err(|error| unexpected(format!("the request could not be made: {error}")))
+}
+
+fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T> {
+    serde_json::from_slice(answer)
+        .map_err(|error| unexpected(format!("the server's answer is not understood: {error}")))
 }
 
 fn bytes(object: &Value) -> Result<Vec<u8>> {
@@ -484,5 +566,39 @@ where
         }
         sleep(jittered(pause)).await;
         pause = (pause * 3 / 2).min(Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_status_or_the_servers_own_line_says_that_something_is_not_there() {
+        let status = r#"{"kind":"Status","code":200,"reason":"NotFound","message":"pods \"x\" not found"}"#;
+        for (body, reason) in [
+            (status, "NotFound"),
+            ("404 page not found\n", "NotFound"),
+            ("<html>404 Not Found</html>", NOT_KUBERNETES),
+            (r#"{"message":"no Route matched"}"#, NOT_KUBERNETES),
+            ("", NOT_KUBERNETES),
+        ] {
+            let read = status_of(404, body.as_bytes());
+            assert_eq!((read.code, read.reason.as_str()), (404, reason), "{body}");
+        }
+        assert!(is_missing_kind(&status_of(404, b"404 page not found\n")));
+        assert!(!is_missing_kind(&status_of(404, b"")));
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_length_was_not_announced_has_a_limit_too() {
+        let body = || {
+            let chunks =
+                (0..4).map(|_| Ok::<_, kube::Error>(hyper::body::Frame::data(bytes::Bytes::from_static(b"12345"))));
+            http_body_util::StreamBody::new(futures::stream::iter(chunks))
+        };
+        assert_eq!(collected(body(), 20).await.expect("it fits").len(), 20);
+        let error = collected(body(), 19).await.expect_err("too long");
+        assert!(error.to_string().contains("too long"), "{error}");
     }
 }

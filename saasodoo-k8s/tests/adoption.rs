@@ -4,10 +4,13 @@
 // The cluster is the one that KUBECONFIG names, as the testbed sets it.
 #![allow(clippy::disallowed_methods)]
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use futures::FutureExt as _;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use saasodoo_core::*;
 use saasodoo_k8s::{AdoptionSource, KubernetesConfig, KubernetesOrchestrator};
@@ -17,6 +20,19 @@ const WAIT: Duration = Duration::from_secs(120);
 
 fn image() -> String {
     std::env::var("SAASODOO_STUB_IMAGE").unwrap_or_else(|_| "saasodoo/odoo-stub:17".to_owned())
+}
+
+/// Runs a test in a fresh namespace, which is deleted afterwards with the volumes of its claims, also when it fails.
+async fn in_namespace<F>(name: &str, test: impl FnOnce(Arc<Bed>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let bed = Arc::new(Bed::new(&format!("{name}-{}", InstanceId::random().short())).await);
+    let outcome = AssertUnwindSafe(test(Arc::clone(&bed))).catch_unwind().await;
+    bed.close().await;
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 struct Bed {
@@ -34,15 +50,37 @@ impl Bed {
         let client = kube::Client::try_from(config.expect("a cluster")).expect("a client");
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).expect("a namespace");
-        match namespaces.create(&PostParams::default(), &object).await {
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-            other => drop(other.expect("a namespace")),
-        }
+        namespaces
+            .create(&PostParams::default(), &object)
+            .await
+            .expect("a namespace");
         let common = Config::builder().namespace(namespace).expect("a name").build();
         Self {
             namespace: namespace.to_owned(),
             client,
             config: KubernetesConfig::new(common),
+        }
+    }
+
+    /// Deletes the namespace. Pods end before the volumes go: they write to them.
+    async fn close(&self) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let _ = namespaces.delete(&self.namespace, &Default::default()).await;
+        for _ in 0..240 {
+            let pods = self.api("", "v1", "Pod").list(&Default::default()).await;
+            if pods.is_ok_and(|pods| pods.items.is_empty()) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let all = volumes.list(&Default::default()).await.map(|list| list.items);
+        for volume in all.unwrap_or_default() {
+            let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+            if claim.and_then(|claim| claim.namespace.as_deref()) == Some(self.namespace.as_str()) {
+                let name = volume.metadata.name.unwrap_or_default();
+                let _ = volumes.delete(&name, &Default::default()).await;
+            }
         }
     }
 
@@ -145,6 +183,16 @@ impl Bed {
         spec
     }
 
+    /// Waits until an object that was deleted is gone.
+    async fn gone(&self, group: &str, version: &str, kind: &str, name: &str) {
+        let api = self.api(group, version, kind);
+        let begun = std::time::Instant::now();
+        while api.get_opt(name).await.expect("an answer").is_some() {
+            assert!(begun.elapsed() < WAIT, "{kind} {name} is still there");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// The names of all objects of these kinds that mention the text.
     async fn mentioning(&self, text: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -184,7 +232,10 @@ async fn purge(orchestrator: &KubernetesOrchestrator, id: InstanceId) -> Deleted
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the testbed"]
 async fn the_guides_instances_are_operated() {
-    let bed = Bed::new("k8s-guide").await;
+    in_namespace("k8s-guide", the_guides_instances_are_operated_in).await;
+}
+
+async fn the_guides_instances_are_operated_in(bed: Arc<Bed>) {
     let orchestrator = bed.orchestrator().await;
     let id = InstanceId::random();
     let database = format!("g{}", id.short());
@@ -302,12 +353,15 @@ async fn the_guides_instances_are_operated() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the testbed"]
 async fn a_directory_is_adopted_and_never_deleted() {
-    let mut bed = Bed::new("k8s-adopt").await;
+    in_namespace("k8s-adopt", a_directory_is_adopted_and_never_deleted_in).await;
+}
+
+async fn a_directory_is_adopted_and_never_deleted_in(bed: Arc<Bed>) {
     let root = PathBuf::from(std::env::var("SAASODOO_CEPHFS").expect("the testbed's environment")).join("k8s-adopt");
-    bed.config.adoption = Some(AdoptionSource::HostPath {
+    let config = bed.config.clone().with_adoption(AdoptionSource::HostPath {
         root: root.display().to_string(),
     });
-    let orchestrator = bed.orchestrator().await;
+    let orchestrator = KubernetesOrchestrator::builder(config).build().await.expect("a client");
     let spec = bed.spec("adopt");
     let path = format!("odoo_data_{}", spec.id.short());
     let directory = root.join(&path);
@@ -377,7 +431,10 @@ async fn a_directory_is_adopted_and_never_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the testbed"]
 async fn calls_that_meet_do_no_harm() {
-    let bed = Bed::new("k8s-meet").await;
+    in_namespace("k8s-meet", calls_that_meet_do_no_harm_in).await;
+}
+
+async fn calls_that_meet_do_no_harm_in(bed: Arc<Bed>) {
     let orchestrator = bed.orchestrator().await;
     // The same creation, many times at once.
     let spec = bed.spec("same");
@@ -435,7 +492,7 @@ async fn calls_that_meet_do_no_harm() {
         .delete(abandoned.object_name().as_str(), &Default::default())
         .await
         .expect("deleted");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    bed.gone("", "v1", "PersistentVolumeClaim", &name).await;
     let completed = orchestrator
         .create(&abandoned, CreateOptions::new().stopped())
         .await
@@ -447,11 +504,9 @@ async fn calls_that_meet_do_no_harm() {
         .wait_until(spec.id, InstanceStatus::Stopped, WAIT)
         .await
         .expect("stopped");
-    claims
-        .delete(&format!("{}-storage", spec.object_name()), &Default::default())
-        .await
-        .expect("deleted");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let name = format!("{}-storage", spec.object_name());
+    claims.delete(&name, &Default::default()).await.expect("deleted");
+    bed.gone("", "v1", "PersistentVolumeClaim", &name).await;
     let error = orchestrator
         .create(&spec, CreateOptions::new())
         .await

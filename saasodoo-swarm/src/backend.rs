@@ -77,7 +77,7 @@ impl SwarmOrchestrator {
         Ok(Self {
             inner: Arc::new(Inner {
                 wire,
-                storage: DataRoot::new(config.data_root.clone(), config.quota, deadlines.write),
+                storage: DataRoot::new(config.data_root.clone(), config.quota, deadlines),
                 config,
                 hub: Hub::default(),
                 clock,

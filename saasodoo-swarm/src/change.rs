@@ -150,7 +150,7 @@ impl Inner {
     }
 
     /// Sends a body made from what was seen. `false`: somebody was faster.
-    async fn post(&self, seen: &Seen, body: &Value) -> Result<bool> {
+    pub(crate) async fn post(&self, seen: &Seen, body: &Value) -> Result<bool> {
         let version = seen.version().to_string();
         let query = [("version", version.as_str()), ("registryAuthFrom", "spec")];
         let path = format!("/services/{}/update", segment(seen.service_id()).map_err(Error::from)?);

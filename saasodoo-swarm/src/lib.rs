@@ -20,9 +20,11 @@ mod facts_tests;
 mod health;
 mod logs;
 mod observed;
+mod occupied;
 mod plan;
 mod purge;
 mod read;
+mod retained;
 mod storage;
 #[cfg(test)]
 mod storage_tests;

@@ -13,6 +13,7 @@ use crate::convert;
 use crate::create::equal_or_conflict;
 use crate::facts;
 use crate::read::Seen;
+use crate::retained::Writer;
 
 impl Inner {
     pub(crate) async fn plan(&self, operation: &Operation) -> Result<Plan> {
@@ -134,16 +135,17 @@ impl Inner {
         }
         let mut plan = self.plan_delete(id).await?;
         // Data that was there before the instance gets no token.
-        let left = match self.see(id).await? {
-            Some(seen) if self.check_adopted(&seen, None).is_err() => None,
+        let (left, writer) = match self.see(id).await? {
+            Some(seen) if self.check_adopted(&seen, None).is_err() => (None, Writer::Gone),
             Some(seen) => match facts::data_source(&seen.service) {
-                Some(source) => self.storage.identify(source).await?,
-                None => None,
+                Some(source) => (self.storage.identify(source).await?, Writer::of(&seen)),
+                None => (None, Writer::Gone),
             },
-            None => self.storage.find_left(id, None).await?,
+            None => (self.storage.find_left(id, None).await?, Writer::Gone),
         };
         let left = left.filter(|left| !left.adopted);
         if let Some(left) = left {
+            let left = left.check(writer)?;
             plan.deletes.push(left.identity.clone());
             plan.purge_token = Some(PurgeToken::new(BackendKind::Swarm, id, vec![left.identity]));
         }

@@ -69,4 +69,7 @@ pub mod mock;
 #[cfg(feature = "proptest")]
 pub mod strategies;
 
+#[cfg(feature = "fake-kubernetes")]
+pub mod fake_kubernetes;
+
 pub use memory::MemoryOrchestrator;

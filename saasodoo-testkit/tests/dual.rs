@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use saasodoo_core::dual::{
-    Comparator, DivergenceKind, DualRun, DualRunBuilder, IgnoreRule, MemoryPlacement, MemorySink, Place,
-    PlacementStore, Policy,
+    Comparator, Divergence, DivergenceKind, DivergenceSink, DualRun, DualRunBuilder, IgnoreRule, JsonLinesSink,
+    MemoryPlacement, MemorySink, Place, PlacementStore, Policy,
 };
 use saasodoo_core::migration::{Control, Force, PlacementSwitch, RootedData, Step, WaveOptions};
 use saasodoo_core::{
@@ -156,6 +156,168 @@ async fn what_goes_away_within_the_window_is_no_divergence() {
     assert_eq!(pair.fields(), []);
     let counts = dual.counts();
     assert!(counts.settled > 0 && counts.diverged == 0, "{counts:?}");
+    // Each field once: what settled did not match too.
+    let (here, there) = (pair.primary.get(spec.id).await, pair.secondary.get(spec.id).await);
+    let fields = Comparator::strict()
+        .verdicts(here.as_ref().ok(), there.as_ref().ok())
+        .len();
+    let counted = counts.matched + counts.ignored + counts.diverged + counts.settled + counts.unsettled;
+    assert!(
+        counted >= fields as u64 && counts.matched < fields as u64,
+        "{fields} {counts:?}"
+    );
+}
+
+/// Neither a match nor a divergence: the last word is not spoken.
+#[tokio::test(start_paused = true)]
+async fn what_comes_within_the_window_is_counted_as_unsettled() {
+    let pair = Pair::new();
+    let dual = pair.dual(Policy::Observe).build();
+    let spec = twins(&pair, "acme").await;
+    let memory = |gib: u32| {
+        pair.secondary
+            .edit_by_hand(spec.id, |spec| spec.resources.memory = Bytes::from_gib(gib))
+            .expect("there");
+    };
+    memory(3);
+    dual.get(spec.id).await.expect("there");
+    pass(20).await;
+    memory(4);
+    pair.secondary
+        .edit_by_hand(spec.id, |spec| {
+            spec.image = "saasodoo/odoo-stub:18".parse().expect("an image")
+        })
+        .expect("there");
+    pass(40).await;
+    let counts = dual.counts();
+    assert_eq!(pair.fields(), []);
+    assert_eq!((counts.comparisons, counts.diverged, counts.settled), (1, 0, 0));
+    assert!(counts.unsettled >= 1, "{counts:?}");
+    // The next comparison says it.
+    dual.get(spec.id).await.expect("there");
+    pass(60).await;
+    assert!(pair.fields().iter().any(|(field, ..)| field == "resources.memory"));
+    let compared = dual.sweep(InstanceFilter::all());
+    let (compared, ()) = tokio::join!(compared, async {
+        pass(20).await;
+        memory(5);
+    });
+    let compared = compared.expect("compared");
+    let unsettled: Vec<&str> = compared.unsettled().map(|(_, field)| field.field.as_str()).collect();
+    assert_eq!(unsettled, ["resources.memory"]);
+    assert!(
+        compared
+            .divergences()
+            .all(|(_, field)| field.field != "resources.memory")
+    );
+}
+
+/// One writer: the side on which the tenant does not live is held. That is no news, and everything else still is.
+#[tokio::test(start_paused = true)]
+async fn observing_a_migrated_tenant_reports_what_is_not_due_to_the_hold() {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let id = scenario.ids()[0];
+    let placement = Arc::new(MemoryPlacement::new());
+    let migrator = scenario
+        .migrator()
+        .route(Arc::new(PlacementSwitch::new(placement.clone(), Place::Primary)))
+        .build();
+    migrator
+        .migrate(id, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    let sink = Arc::new(MemorySink::new());
+    let dual = DualRun::builder(Arc::new(scenario.old.clone()), Arc::new(scenario.new.clone()))
+        .policy(Policy::Observe)
+        .placement(placement)
+        .sink(sink.clone())
+        .settle(SETTLE, 3)
+        .build();
+    dual.get(id).await.expect("there");
+    pass(60).await;
+    assert_eq!(sink.divergences(), []);
+    let counts = dual.counts();
+    assert!(counts.ignored > 0 && counts.diverged == 0, "{counts:?}");
+    scenario
+        .old
+        .edit_by_hand(id, |spec| spec.resources.memory = Bytes::from_gib(7))
+        .expect("there");
+    dual.get(id).await.expect("there");
+    pass(60).await;
+    assert_eq!(sink.divergences().len(), 1, "{:?}", sink.divergences());
+    // Each of these rules says why.
+    assert!(
+        Comparator::observed()
+            .rules()
+            .iter()
+            .all(|rule| !rule.reason.is_empty())
+    );
+}
+
+#[derive(Debug)]
+struct Fragile;
+
+#[async_trait::async_trait]
+impl DivergenceSink for Fragile {
+    async fn record(&self, divergence: Divergence) {
+        panic!("{divergence}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_panics_stops_neither_comparisons_nor_the_mirror() {
+    let pair = Pair::new();
+    pair.secondary
+        .plan_faults(FaultPlan::new().on(OperationKind::Create, 1, Fault::Fail(ErrorKind::QuotaExceeded)));
+    let dual = pair.dual(Policy::Mirror).sink(Arc::new(Fragile)).build();
+    let spec = fixtures::spec("acme");
+    dual.create(&spec, CreateOptions::new()).await.expect("created");
+    pass(10).await;
+    assert_eq!(dual.counts().not_mirrored, 1);
+    for comparisons in 1..=2 {
+        // On one side only: reported, and the sink panics.
+        dual.get(spec.id).await.expect("there");
+        pass(60).await;
+        assert_eq!(dual.counts().comparisons, comparisons);
+    }
+    // The lane still works.
+    dual.create(&spec, CreateOptions::new()).await.expect("there already");
+    pass(10).await;
+    assert_eq!(dual.counts().mirrored, 1);
+    assert!(pair.secondary.exists(spec.id).await.expect("read"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_of_json_lines_is_read_back() {
+    let pair = Pair::new();
+    let dual = pair.dual(Policy::Observe).build();
+    let spec = fixtures::spec("acme");
+    pair.primary.create(&spec, CreateOptions::new()).await.expect("created");
+    dual.get(spec.id).await.expect("there");
+    pass(60).await;
+    let found = pair.sink.divergences().remove(0);
+    let name = format!("divergences-{}.jsonl", spec.id.short());
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Opened again, it goes on where it ended.
+    for _ in 0..2 {
+        let sink = JsonLinesSink::open(&path).expect("a file");
+        sink.record(found.clone()).await;
+    }
+    let text = std::fs::read_to_string(&path).expect("readable");
+    let lines: Vec<Divergence> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a divergence"))
+        .collect();
+    assert_eq!(lines, [found.clone(), found]);
+    let kind = DivergenceKind::Field {
+        field: "present".to_owned(),
+        primary: some("yes"),
+        secondary: some("no"),
+    };
+    assert_eq!((&lines[0].kind, lines[0].instance), (&kind, spec.id));
+    std::fs::remove_file(path).expect("removed");
+    let error = JsonLinesSink::open("/proc/no/such/directory").expect_err("no such directory");
+    assert_eq!(error.kind(), ErrorKind::Configuration);
 }
 
 #[tokio::test(start_paused = true)]

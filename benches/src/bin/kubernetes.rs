@@ -8,19 +8,18 @@
 //!
 //! No pods are started: all instances are stopped. Everything is in a namespace of its own, which is deleted at the end.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Parser;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Request;
 use kube::Client;
 use kube::client::Body;
 use kube::config::KubeConfigOptions;
-use saasodoo_benches::{Results, Samples, Target, memory, millis, renamed};
+use saasodoo_benches::{Results, Samples, Target, conclude, per, renamed, synchronise, watch_in_children};
 use saasodoo_core::{
     Bytes, Config, CreateOptions, DynOrchestrator, InstanceEvent, InstanceFilter, InstanceId,
     InstanceOrchestrator as _, InstanceOrchestratorExt as _, InstanceSpec,
@@ -148,23 +147,17 @@ fn spec() -> InstanceSpec {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     if let Some(namespace) = options.child {
-        return child(namespace).await;
+        let cluster = Cluster::connect(namespace).await?;
+        let orchestrator = cluster.orchestrator().await?;
+        return synchronise(&orchestrator, InstanceFilter::all(), || cluster.requests()).await;
     }
     let namespace = format!("bench-{}", InstanceId::random().short());
     let cluster = Cluster::connect(namespace.clone()).await?;
     let object = json!({"metadata": {"name": namespace}});
     cluster.json("POST", "/api/v1/namespaces", Some(&object)).await?;
     let measured = measure(&cluster, &options).await;
-    if !options.keep {
-        clean(&cluster).await?;
-    }
-    let results = measured?;
-    println!("{}", results.table());
-    println!("{}", results.write()?.display());
-    if options.check && !results.hold() {
-        bail!("a target does not hold");
-    }
-    Ok(())
+    let clean = async { if options.keep { Ok(()) } else { clean(&cluster).await } };
+    conclude(measured, clean, options.check).await
 }
 
 /// Deletes the namespace and the volumes of its claims.
@@ -199,7 +192,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<Results
         settle().await;
         reading(cluster, &orchestrator, &model, *size, &mut results).await?;
         listing(cluster, &orchestrator, *size, &mut results).await?;
-        watching(cluster, *size, &mut results).await?;
+        watch_in_children(&["--child".to_owned(), cluster.namespace.clone()], *size, &mut results).await?;
     }
     targets(options, &mut results);
     Ok(results)
@@ -248,11 +241,6 @@ async fn creation(
     results.row("create", "saasodoo", 0, &ours, per(our_requests, ours.len()));
     results.row("create", "naive", 0, &naive, per(naive_requests, naive.len()));
     Ok(model)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "small numbers")]
-fn per(requests: u64, samples: usize) -> f64 {
-    requests as f64 / samples.max(1) as f64
 }
 
 /// What the migration guide's client creates, one after the other.
@@ -505,67 +493,6 @@ async fn listing(
         size,
         &naive,
         per(cluster.requests() - before, repetitions),
-    );
-    Ok(())
-}
-
-/// From nothing to a synchronised watch, in processes of their own, which have no memory of anything before.
-async fn watching(cluster: &Cluster, size: usize, results: &mut Results) -> anyhow::Result<()> {
-    let (mut samples, mut requests, mut added) = (Samples::default(), 0, Vec::new());
-    for _ in 0..5 {
-        let program = std::env::current_exe()?;
-        let namespace = cluster.namespace.clone();
-        let output = tokio::task::spawn_blocking(move || Command::new(program).args(["--child", &namespace]).output());
-        let output = output.await??;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let seen: Value = serde_json::from_slice(&output.stdout)?;
-        ensure!(
-            seen["instances"].as_u64() >= u64::try_from(size).ok(),
-            "{seen} of {size}"
-        );
-        samples.push(Duration::from_secs_f64(
-            seen["millis"].as_f64().unwrap_or_default() / 1000.0,
-        ));
-        requests += seen["requests"].as_u64().unwrap_or_default();
-        added.push(seen["added"].as_u64().unwrap_or_default());
-    }
-    added.sort_unstable();
-    let median = added[added.len() / 2];
-    results
-        .row("watch sync", "saasodoo", size, &samples, per(requests, samples.len()))
-        .memory_bytes = Some(median);
-    results.notes.push(format!(
-        "a synchronised watch of {size} instances takes {} bytes of memory for each",
-        median / u64::try_from(size.max(1))?
-    ));
-    Ok(())
-}
-
-/// Synchronises a watch and tells what it took.
-async fn child(namespace: String) -> anyhow::Result<()> {
-    let cluster = Cluster::connect(namespace).await?;
-    let orchestrator = cluster.orchestrator().await?;
-    // The connection and its certificates are there before.
-    let _ = orchestrator.health().await;
-    let (count, rss) = (cluster.requests(), memory("VmRSS"));
-    let start = Instant::now();
-    let mut events = orchestrator.watch(InstanceFilter::all());
-    let mut instances = 0;
-    loop {
-        match events.next().await {
-            Some(InstanceEvent::Applied(_)) => instances += 1,
-            Some(InstanceEvent::Synced) => break,
-            other => bail!("{other:?}"),
-        }
-    }
-    let millis = millis(start.elapsed());
-    let requests = cluster.requests() - count;
-    println!(
-        "{}",
-        json!({
-            "instances": instances, "millis": millis, "requests": requests,
-            "added": memory("VmRSS").saturating_sub(rss), "peak": memory("VmHWM"),
-        })
     );
     Ok(())
 }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Parser;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use saasodoo_benches::{Results, Samples, Target, memory, millis, renamed};
+use saasodoo_benches::{Results, Samples, Target, conclude, millis, per, renamed, synchronise, watch_in_children};
 use saasodoo_core::{
     Bytes, Config, CreateOptions, CustomerId, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator as _,
     InstanceOrchestratorExt as _, InstanceSpec,
@@ -38,6 +38,9 @@ struct Options {
     /// Exit with an error when a target does not hold.
     #[arg(long)]
     check: bool,
+    /// Used by this program itself, to measure memory in a process of its own: synchronise a watch of this customer.
+    #[arg(long, hide = true)]
+    child: Option<CustomerId>,
 }
 
 /// The daemon without any client: one connection for each request, as bollard has it.
@@ -95,17 +98,26 @@ struct Bench {
 }
 
 impl Bench {
-    fn connect() -> anyhow::Result<Self> {
+    fn socket() -> anyhow::Result<PathBuf> {
         let host = std::env::var("DOCKER_HOST").context("DOCKER_HOST")?;
-        let socket = PathBuf::from(host.strip_prefix("unix://").context("DOCKER_HOST is no Unix socket")?);
+        let socket = host.strip_prefix("unix://").context("DOCKER_HOST is no Unix socket")?;
+        Ok(PathBuf::from(socket))
+    }
+
+    fn orchestrator(socket: &Path, root: &Path) -> anyhow::Result<SwarmOrchestrator> {
+        let common = Config::builder().base_domain("swbench.example".parse()?).build();
+        let builder = SwarmOrchestrator::builder(common)
+            .host(DockerHost::Unix(socket.to_owned()))
+            .data_root(root);
+        Ok(builder.build()?)
+    }
+
+    fn connect() -> anyhow::Result<Self> {
+        let socket = Self::socket()?;
         let cephfs = std::env::var("SAASODOO_CEPHFS").context("SAASODOO_CEPHFS")?;
         let root = Path::new(&cephfs).join(format!("swbench-{}", InstanceId::random().short()));
         std::fs::create_dir(&root)?;
-        let common = Config::builder().base_domain("swbench.example".parse()?).build();
-        let swarm = SwarmOrchestrator::builder(common)
-            .host(DockerHost::Unix(socket.clone()))
-            .data_root(&root)
-            .build()?;
+        let swarm = Self::orchestrator(&socket, &root)?;
         Ok(Self {
             raw: Raw {
                 socket,
@@ -171,16 +183,15 @@ impl Bench {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    if let Some(customer) = options.child {
+        // It only reads: directories that nobody can see are as good as those of the services.
+        let swarm = Bench::orchestrator(&Bench::socket()?, Path::new(&std::env::var("SAASODOO_CEPHFS")?))?;
+        let filter = InstanceFilter::all().with_customer(customer);
+        return synchronise(&swarm, filter, || swarm.requests()).await;
+    }
     let bench = Bench::connect()?;
     let measured = measure(&bench, &options).await;
-    bench.clean().await?;
-    let results = measured?;
-    println!("{}", results.table());
-    println!("{}", results.write()?.display());
-    if options.check && !results.hold() {
-        bail!("a target does not hold");
-    }
-    Ok(())
+    conclude(measured, bench.clean(), options.check).await
 }
 
 async fn measure(bench: &Bench, options: &Options) -> anyhow::Result<Results> {
@@ -191,15 +202,12 @@ async fn measure(bench: &Bench, options: &Options) -> anyhow::Result<Results> {
         populate(bench, &model, *size).await?;
         reading(bench, &model, *size, &mut results).await?;
         listing(bench, *size, &mut results).await?;
-        watching(bench, *size, &mut results).await?;
+        let child = ["--child".to_owned(), bench.customer.to_string()];
+        watch_in_children(&child, *size, &mut results).await?;
+        resting(bench, *size, &mut results).await?;
     }
     targets(options, &mut results);
     Ok(results)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "small numbers")]
-fn per(requests: u64, samples: usize) -> f64 {
-    requests as f64 / samples.max(1) as f64
 }
 
 /// Ours in full, and beside it nothing but the last request of today's code.
@@ -348,25 +356,10 @@ async fn listing(bench: &Bench, size: usize, results: &mut Results) -> anyhow::R
     Ok(())
 }
 
-async fn watching(bench: &Bench, size: usize, results: &mut Results) -> anyhow::Result<()> {
-    let mut samples = Samples::default();
-    let (before, resident) = (bench.swarm.requests(), memory("VmRSS"));
-    let start = Instant::now();
+/// At rest a watch asks at the slow interval only.
+async fn resting(bench: &Bench, size: usize, results: &mut Results) -> anyhow::Result<()> {
     let mut events = bench.swarm.watch(bench.mine());
-    let mut applied = 0;
-    loop {
-        match events.next().await {
-            Some(InstanceEvent::Applied(_)) => applied += 1,
-            Some(InstanceEvent::Synced) => break,
-            other => bail!("the watch said {other:?}"),
-        }
-    }
-    samples.push(start.elapsed());
-    ensure!(applied == size, "{applied} of {size} were in the snapshot");
-    let requests = per(bench.swarm.requests() - before, 1);
-    let grown = memory("VmRSS").saturating_sub(resident);
-    results.row("watch", "saasodoo", size, &samples, requests).memory_bytes = Some(grown);
-    // At rest it asks at the slow interval only.
+    while !matches!(events.next().await.context("the watch ended")?, InstanceEvent::Synced) {}
     let before = bench.swarm.requests();
     tokio::time::sleep(Duration::from_secs(10)).await;
     results.notes.push(format!(

@@ -20,15 +20,26 @@ use crate::{
 ///
 /// | call | limit |
 /// |---|---|
-/// | `get` | [`read`](Deadlines::read) |
-/// | `list`, `logs` that do not follow | [`read`](Deadlines::read), for each item |
+/// | `get` | twice [`read`](Deadlines::read): it may take several requests |
+/// | `list`, `logs` that do not follow | [`operation`](Deadlines::operation), for each item |
 /// | `plan`, `health` | [`operation`](Deadlines::operation) |
 /// | `create`, `update`, `set_power` | [`operation`](Deadlines::operation) and [`cleanup`](Deadlines::cleanup) |
 /// | `delete` | [`operation`](Deadlines::operation) and [`termination`](Deadlines::termination) |
 /// | `watch`, `logs` that follow | none: they are silent for as long as nothing happens |
 ///
 /// A mutation that is cut off answers [`Timeout`](ErrorKind::Timeout) with [`Retry::OutcomeUnknown`] and goes on by
-/// itself. A read that is cut off may be repeated.
+/// itself. A read that is cut off may be repeated. A deletion does not know the instance's grace period: with
+/// [`stop_grace_seconds`](crate::Scheduling::stop_grace_seconds) beyond [`termination`](Deadlines::termination) raise the
+/// latter, or it is cut off while the process still stops.
+///
+/// ```
+/// use saasodoo_core::decor::Deadlined;
+/// use saasodoo_core::{Config, InstanceOrchestrator};
+///
+/// fn limited(backend: impl InstanceOrchestrator, config: &Config) -> impl InstanceOrchestrator {
+///     Deadlined::new(backend, config.deadlines)
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Deadlined<O> {
     inner: O,
@@ -53,7 +64,7 @@ impl<O: InstanceOrchestrator> Deadlined<O> {
         match operation {
             OperationKind::Create | OperationKind::Update | OperationKind::SetPower => whole.saturating_add(cleanup),
             OperationKind::Delete => whole.saturating_add(termination),
-            OperationKind::Get | OperationKind::List | OperationKind::Logs => read,
+            OperationKind::Get => read.saturating_mul(2),
             _ => whole,
         }
     }
@@ -212,11 +223,11 @@ mod tests {
         let error = orchestrator.get(id()).await.expect_err("hangs");
         assert_eq!(
             (error.kind(), error.retry(), seconds(started)),
-            (ErrorKind::Timeout, Retry::After(None), 15)
+            (ErrorKind::Timeout, Retry::After(None), 30)
         );
         assert_eq!(
             error.to_string(),
-            format!("get instance {} on memory: timeout: no answer within 15s", id())
+            format!("get instance {} on memory: timeout: no answer within 30s", id())
         );
 
         stub.hang_once();
@@ -235,16 +246,25 @@ mod tests {
             .expect_err("hangs");
         assert_eq!((error.retry(), seconds(started)), (Retry::OutcomeUnknown, 240));
 
+        stub.stream([Script::Hang]);
+        let started = Instant::now();
+        let error = orchestrator
+            .list(InstanceFilter::all())
+            .try_next()
+            .await
+            .expect_err("hangs");
+        assert_eq!((error.retry(), seconds(started)), (Retry::After(None), 120));
+
         stub.hang_once();
         let health = orchestrator.health().await;
         assert!(!health.is_ready(), "{health}");
-        assert_eq!(stub.total(), 4, "nothing was repeated");
+        assert_eq!(stub.total(), 5, "nothing was repeated");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_in_time_is_passed_on() {
         let stub = Stub::new();
-        stub.delay(Duration::from_secs(14));
+        stub.delay(Duration::from_secs(29));
         let seen = deadlined(&stub).get(id()).await.expect("in time");
         assert_eq!(seen.id, id());
     }

@@ -54,6 +54,15 @@ impl RateLimit {
 /// count calls and not requests: see the table of requests for each operation in the documentation of the backend.
 ///
 /// A caller that goes away while it waits has taken nothing.
+///
+/// ```
+/// use saasodoo_core::InstanceOrchestrator;
+/// use saasodoo_core::decor::{RateLimit, RateLimited};
+///
+/// fn gentle(backend: impl InstanceOrchestrator) -> impl InstanceOrchestrator {
+///     RateLimited::new(backend, RateLimit::per_second(20).with_burst(5))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct RateLimited<O> {
     inner: Arc<O>,

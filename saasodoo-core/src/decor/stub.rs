@@ -17,11 +17,11 @@ use crate::{
     Staleness, UpdateOptions,
 };
 
-pub(super) fn id() -> InstanceId {
+pub(crate) fn id() -> InstanceId {
     "0a1b2c3d-0000-4000-8000-000000000000".parse().expect("a UUID")
 }
 
-pub(super) fn spec() -> InstanceSpec {
+pub(crate) fn spec() -> InstanceSpec {
     InstanceSpec::new(
         id(),
         "acme".parse().expect("a name"),
@@ -29,7 +29,7 @@ pub(super) fn spec() -> InstanceSpec {
     )
 }
 
-pub(super) fn instance() -> Instance {
+pub(crate) fn instance() -> Instance {
     let at = Timestamp::UNIX_EPOCH;
     let spec = spec();
     Instance::observed(
@@ -41,16 +41,16 @@ pub(super) fn instance() -> Instance {
     )
 }
 
-pub(super) fn line() -> LogLine {
+pub(crate) fn line() -> LogLine {
     LogLine::new(None, "unit", "a line")
 }
 
-pub(super) fn unavailable() -> Error {
+pub(crate) fn unavailable() -> Error {
     Error::new(ErrorKind::Unavailable, "the server closed the connection")
 }
 
 /// What a stream does.
-pub(super) enum Script {
+pub(crate) enum Script {
     Item,
     Fail(Error),
     Pause(Duration),
@@ -63,14 +63,15 @@ struct State {
     streams: VecDeque<Vec<Script>>,
     calls: Vec<(OperationKind, Instant)>,
     delay: Duration,
+    shown: Option<Instance>,
 }
 
 /// Clones are the same stub.
 #[derive(Clone, Default)]
-pub(super) struct Stub(Arc<Mutex<State>>);
+pub(crate) struct Stub(Arc<Mutex<State>>);
 
 impl Stub {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
@@ -79,34 +80,39 @@ impl Stub {
     }
 
     /// The next calls fail so.
-    pub(super) fn fail(&self, errors: impl IntoIterator<Item = Error>) {
+    pub(crate) fn fail(&self, errors: impl IntoIterator<Item = Error>) {
         self.state().answers.extend(errors.into_iter().map(Some));
     }
 
+    /// From now on a read answers this.
+    pub(crate) fn shows(&self, instance: Instance) {
+        self.state().shown = Some(instance);
+    }
+
     /// The next call never ends.
-    pub(super) fn hang_once(&self) {
+    pub(crate) fn hang_once(&self) {
         self.state().answers.push_back(None);
     }
 
     /// Every call takes so long.
-    pub(super) fn delay(&self, delay: Duration) {
+    pub(crate) fn delay(&self, delay: Duration) {
         self.state().delay = delay;
     }
 
     /// The next list or log does this.
-    pub(super) fn stream(&self, script: impl IntoIterator<Item = Script>) {
+    pub(crate) fn stream(&self, script: impl IntoIterator<Item = Script>) {
         self.state().streams.push_back(script.into_iter().collect());
     }
 
-    pub(super) fn calls(&self, operation: OperationKind) -> usize {
+    pub(crate) fn calls(&self, operation: OperationKind) -> usize {
         self.state().calls.iter().filter(|(kind, _)| *kind == operation).count()
     }
 
-    pub(super) fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.state().calls.len()
     }
 
-    pub(super) fn times(&self) -> Vec<Instant> {
+    pub(crate) fn times(&self) -> Vec<Instant> {
         self.state().calls.iter().map(|(_, at)| *at).collect()
     }
 
@@ -194,7 +200,8 @@ impl InstanceOrchestrator for Stub {
     }
 
     async fn get(&self, _: InstanceId) -> Result<Instance> {
-        self.answer(OperationKind::Get, instance()).await
+        let shown = self.state().shown.clone().unwrap_or_else(instance);
+        self.answer(OperationKind::Get, shown).await
     }
 
     fn list(&self, _: InstanceFilter) -> BoxStream<'static, Result<Instance>> {

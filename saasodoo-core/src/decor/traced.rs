@@ -32,6 +32,15 @@ use crate::{
 /// the error's text for failures; that an instance does not exist is an answer and no failure. A watch that loses its
 /// connection is a `warn`, and an `info` when it has caught up. Specs, changes, environment variables, log lines and
 /// the sources of errors are never recorded, so no secret is.
+///
+/// ```
+/// use saasodoo_core::InstanceOrchestrator;
+/// use saasodoo_core::decor::Traced;
+///
+/// fn observed(backend: impl InstanceOrchestrator) -> impl InstanceOrchestrator {
+///     Traced::new(backend)
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Traced<O> {
     inner: O,

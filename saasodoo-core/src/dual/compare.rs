@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Instance, InstanceSpec};
+use crate::{Hold, Instance, InstanceSpec};
 
 /// The prefix of the labels that a migration keeps its journal in.
 const JOURNAL_LABELS: &str = "labels.migration.saasodoo.io/";
+
+/// The fields that say whether the tenant's process runs.
+const STATE: [&str; 4] = ["status", "cause", "hold", "replicas.*"];
 
 /// How one field compares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub enum Verdict {
     },
     /// They differ.
     Diverged,
+    /// They differ in the last sample, but have not differed in the same way through the whole settle window: nothing
+    /// can be said yet.
+    Unsettled,
 }
 
 /// A field whose difference is right, and why.
@@ -55,6 +61,9 @@ pub struct IgnoreRule {
     pub field: String,
     /// Why it may differ.
     pub reason: String,
+    /// Only while one of the two is suspended with nothing alive, and the other is not suspended.
+    #[serde(default)]
+    pub only_when_held: bool,
 }
 
 impl IgnoreRule {
@@ -64,10 +73,22 @@ impl IgnoreRule {
         Self {
             field: field.into(),
             reason: reason.into(),
+            only_when_held: false,
         }
     }
 
-    fn covers(&self, field: &str) -> bool {
+    /// Only while one of the two is held as a migration or a mirroring dual run holds the one that must not write:
+    /// suspended, with nothing alive. A side that somebody merely stopped still counts.
+    #[must_use]
+    pub fn when_held(mut self) -> Self {
+        self.only_when_held = true;
+        self
+    }
+
+    fn covers(&self, field: &str, held: bool) -> bool {
+        if self.only_when_held && !held {
+            return false;
+        }
         match self.field.strip_suffix('*') {
             Some(prefix) => field.starts_with(prefix),
             None => self.field == field,
@@ -116,15 +137,23 @@ impl Comparator {
             ))
     }
 
+    /// Also ignores the state where one side is held, because only one of the two may write to the data: what an
+    /// observing dual run compares by. The same state on a side that is not held is a divergence.
+    #[must_use]
+    pub fn observed() -> Self {
+        let why = "one writer: the side on which the tenant does not live is held";
+        STATE.into_iter().fold(Self::across_platforms(), |comparator, field| {
+            comparator.ignoring(IgnoreRule::new(field, why).when_held())
+        })
+    }
+
     /// Also ignores what follows from the copy being kept stopped.
     #[must_use]
     pub fn mirrored() -> Self {
         let why = "the mirrored copy is kept stopped";
-        ["status", "cause", "hold", "replicas.*"]
-            .into_iter()
-            .fold(Self::across_platforms(), |comparator, field| {
-                comparator.ignoring(IgnoreRule::new(field, why))
-            })
+        STATE.into_iter().fold(Self::across_platforms(), |comparator, field| {
+            comparator.ignoring(IgnoreRule::new(field, why))
+        })
     }
 
     /// Ignores one more field.
@@ -148,9 +177,10 @@ impl Comparator {
             (None, None) => return Vec::new(),
             (primary, secondary) => {
                 let shown = |side: Option<&Instance>| Some(if side.is_some() { "yes" } else { "no" }.to_owned());
-                return vec![self.judge("present".to_owned(), shown(primary), shown(secondary), false)];
+                return vec![self.judge("present".to_owned(), shown(primary), shown(secondary), false, false)];
             }
         };
+        let held = is_held(primary) != is_held(secondary);
         let (a, b) = comparable(&primary.spec, &secondary.spec);
         let mut differing: BTreeMap<String, (Option<String>, Option<String>)> = a
             .diff(&b)
@@ -161,8 +191,8 @@ impl Comparator {
         let mut verdicts: Vec<FieldVerdict> = names
             .into_iter()
             .map(|name| match differing.remove(&name) {
-                Some((from, to)) => self.judge(name, from, to, false),
-                None => self.judge(name, None, None, true),
+                Some((from, to)) => self.judge(name, from, to, false, held),
+                None => self.judge(name, None, None, true, held),
             })
             .collect();
         let (a, b) = (observed(primary), observed(secondary));
@@ -170,16 +200,23 @@ impl Comparator {
         for name in names {
             let (from, to) = (a.get(name).cloned(), b.get(name).cloned());
             let same = from == to;
-            verdicts.push(self.judge(name.to_owned(), from, to, same));
+            verdicts.push(self.judge(name.to_owned(), from, to, same, held));
         }
         verdicts
     }
 
-    fn judge(&self, field: String, primary: Option<String>, secondary: Option<String>, same: bool) -> FieldVerdict {
+    fn judge(
+        &self,
+        field: String,
+        primary: Option<String>,
+        secondary: Option<String>,
+        same: bool,
+        held: bool,
+    ) -> FieldVerdict {
         let verdict = if same {
             Verdict::Matched
         } else {
-            match self.rules.iter().find(|rule| rule.covers(&field)) {
+            match self.rules.iter().find(|rule| rule.covers(&field, held)) {
                 Some(rule) => Verdict::Ignored {
                     reason: rule.reason.clone(),
                 },
@@ -193,6 +230,11 @@ impl Comparator {
             verdict,
         }
     }
+}
+
+/// Suspended, with nothing alive.
+fn is_held(instance: &Instance) -> bool {
+    instance.facts.hold == Some(Hold::Suspended) && instance.facts.desired == 0 && !instance.facts.any_live()
 }
 
 /// Both specs without what says the same in two ways.

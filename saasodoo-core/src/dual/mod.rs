@@ -3,6 +3,7 @@
 
 mod compare;
 mod placement;
+mod placement_journal;
 mod shadow;
 mod sink;
 mod stats;
@@ -20,19 +21,20 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub use compare::{Comparator, FieldVerdict, IgnoreRule, Verdict};
-pub use placement::{MemoryPlacement, Place, PlacementStore};
+pub use placement::{MemoryPlacement, Place, Placement, PlacementStore};
+pub use placement_journal::JournalPlacement;
 pub use sink::{Divergence, DivergenceKind, DivergenceSink, JsonLinesSink, MemorySink};
 pub use stats::{Counts, LatencySummary};
 pub use sweep::{FleetComparison, compare_fleets};
 
-use shadow::{Comparison, Shadow, Write, guarded, is_failure};
+use shadow::{Comparison, Shadow, Write, guarded, is_closed, is_failure, report};
 use stats::{Counters, Latencies};
 
 use crate::migration::DataLocator;
 use crate::{
     BackendKind, Capabilities, CreateOptions, DeleteOptions, Deleted, DynOrchestrator, Ensured, Error, ErrorKind,
     Health, HealthState, Instance, InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator,
-    InstanceSpec, LogLine, LogOptions, Operation, OperationKind, Plan, Power, Result, UpdateOptions,
+    InstanceSpec, LogLine, LogOptions, Operation, OperationKind, Plan, Power, Result, Retry, UpdateOptions,
 };
 
 /// What a [`DualRun`] does with the side on which a tenant does not live.
@@ -53,7 +55,9 @@ pub enum Policy {
 /// Two orchestrators behind the one trait.
 ///
 /// Each instance is served by the side on which it lives, by the [`PlacementStore`]; an instance that nothing was
-/// recorded about lives on the primary. The other side never changes an answer: it is asked beside the caller's way,
+/// recorded about lives on the primary. While one is being moved it is read where it came from, and every change of it
+/// is refused until the move is over, as `NotAllowed` that may be repeated: the migration alone knows which side may
+/// write. The other side never changes an answer: it is asked beside the caller's way,
 /// through bounded queues, under a deadline of its own, and its panic is caught. Only two things wait for it, and not
 /// longer than [`create_budget`](DualRunBuilder::create_budget): a creation, which asks whether the id or the host is
 /// taken there, and `health`.
@@ -86,6 +90,7 @@ pub struct DualRun {
 pub struct DualRunBuilder {
     primary: DynOrchestrator,
     secondary: DynOrchestrator,
+    comparator: Option<Comparator>,
     settings: Settings,
 }
 
@@ -131,7 +136,8 @@ impl DualRunBuilder {
         self
     }
 
-    /// Where tenants live. Default: all on the primary.
+    /// Where tenants live. Default: all on the primary, in memory. Where tenants are migrated it must be one that
+    /// outlives the process, such as a [`JournalPlacement`].
     #[must_use]
     pub fn placement(mut self, placement: Arc<dyn PlacementStore>) -> Self {
         self.settings.placement = placement;
@@ -145,10 +151,10 @@ impl DualRunBuilder {
         self
     }
 
-    /// What is compared. Default: [`Comparator::across_platforms`], and [`Comparator::mirrored`] when mirroring.
+    /// What is compared. Default: [`Comparator::observed`], and [`Comparator::mirrored`] when mirroring.
     #[must_use]
     pub fn comparator(mut self, comparator: Comparator) -> Self {
-        self.settings.comparator = comparator;
+        self.comparator = Some(comparator);
         self
     }
 
@@ -200,9 +206,10 @@ impl DualRunBuilder {
     #[must_use]
     pub fn build(self) -> DualRun {
         let mut settings = self.settings;
-        if settings.policy == Policy::Mirror && settings.comparator == Comparator::across_platforms() {
-            settings.comparator = Comparator::mirrored();
-        }
+        settings.comparator = self.comparator.unwrap_or_else(|| match settings.policy {
+            Policy::Mirror => Comparator::mirrored(),
+            Policy::PrimaryOnly | Policy::Observe => Comparator::observed(),
+        });
         let sides = Arc::new(Sides {
             primary: self.primary,
             secondary: self.secondary,
@@ -224,11 +231,12 @@ impl DualRun {
         DualRunBuilder {
             primary,
             secondary,
+            comparator: None,
             settings: Settings {
                 policy: Policy::default(),
                 placement: Arc::new(MemoryPlacement::new()),
                 sink: Arc::new(MemorySink::new()),
-                comparator: Comparator::across_platforms(),
+                comparator: Comparator::observed(),
                 locator: None,
                 settle: Duration::from_secs(30),
                 samples: 3,
@@ -280,9 +288,29 @@ impl DualRun {
         .await
     }
 
+    async fn placed(&self, id: InstanceId) -> Result<Placement> {
+        Ok(self.sides.settings.placement.get(id).await?.unwrap_or_default())
+    }
+
+    /// The side that is read.
     async fn home(&self, id: InstanceId) -> Result<Place> {
-        let place = self.sides.settings.placement.get(id).await?;
-        Ok(place.unwrap_or(Place::Primary))
+        Ok(self.placed(id).await?.read_from())
+    }
+
+    /// The side that is changed: none while the tenant is being moved.
+    async fn writable(&self, id: InstanceId, operation: OperationKind) -> Result<Place> {
+        match self.placed(id).await? {
+            Placement::At(place) => Ok(place),
+            Placement::Moving { from } => Err(Error::new(
+                ErrorKind::NotAllowed,
+                format!("the instance is being migrated off the {from}; nothing else may change it now"),
+            )
+            .with_retry(Retry::After(Some(MOVING)))
+            .with_operation(operation)
+            .with_instance(id)
+            .with_backend(BackendKind::DualRun)
+            .with_advice("repeat it when the migration is over; its journal says how far it is")),
+        }
     }
 
     /// Calls the side on which the tenant lives, and notes how long it takes.
@@ -319,8 +347,9 @@ impl DualRun {
             Err(error) => return self.unchecked(home, id, error).await,
         };
         if let Some(instance) = there {
-            let copy = settings.policy == Policy::Mirror && instance.facts.desired == 0;
-            // A mirrored copy may have another spec than is asked for now: the home side judges that.
+            // A mirrored copy, or the source that a migration keeps, may have another spec than is asked for now: the
+            // home side judges that.
+            let copy = is_closed(&instance) && (settings.policy == Policy::Mirror || self.has_moved(home, id).await?);
             return if copy {
                 Ok(())
             } else {
@@ -350,6 +379,19 @@ impl DualRun {
         }
     }
 
+    /// Whether the instance was moved to its home and is there. Where it is not, what the other side has may be the last
+    /// of it.
+    async fn has_moved(&self, home: Place, id: InstanceId) -> Result<bool> {
+        if self.sides.settings.placement.get(id).await? != Some(Placement::At(home)) {
+            return Ok(false);
+        }
+        match self.sides.at(home).get(id).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// With tenants on both sides a creation that cannot be checked is refused; while the other side serves nobody it
     /// is only noted.
     async fn unchecked(&self, home: Place, id: InstanceId, error: Error) -> Result<()> {
@@ -374,8 +416,8 @@ impl DualRun {
             reported: now,
             samples: 1,
         };
-        let sink = Arc::clone(&settings.sink);
-        tokio::spawn(async move { sink.record(divergence).await });
+        let sides = Arc::clone(&self.sides);
+        tokio::spawn(async move { report(&sides, divergence).await });
         Ok(())
     }
 
@@ -402,6 +444,9 @@ impl DualRun {
         }
     }
 }
+
+/// When to ask again about a tenant that is being moved.
+const MOVING: Duration = Duration::from_secs(5);
 
 /// Before anything is asked: what is wrong in itself needs no other side.
 fn validate(spec: &InstanceSpec, operation: OperationKind) -> Result<()> {
@@ -448,8 +493,20 @@ impl InstanceOrchestrator for DualRun {
 
     async fn create(&self, spec: &InstanceSpec, options: CreateOptions) -> Result<Ensured> {
         validate(spec, OperationKind::Create)?;
-        let home = self.home(spec.id).await?;
+        let home = self.writable(spec.id, OperationKind::Create).await?;
         self.check_other_side(home, spec).await?;
+        // The check takes its time, in which a move may have begun.
+        let home = match self.writable(spec.id, OperationKind::Create).await? {
+            same if same == home => home,
+            other => {
+                return Err(
+                    Error::conflict(["id"], format!("the instance was moved to the {other} meanwhile"))
+                        .with_operation(OperationKind::Create)
+                        .with_instance(spec.id)
+                        .with_retry(Retry::After(None)),
+                );
+            }
+        };
         let ensured = self
             .at_home(home, OperationKind::Create, self.sides.at(home).create(spec, options))
             .await?;
@@ -460,7 +517,7 @@ impl InstanceOrchestrator for DualRun {
     }
 
     async fn update(&self, id: InstanceId, change: &InstanceChange, options: UpdateOptions) -> Result<Ensured> {
-        let home = self.home(id).await?;
+        let home = self.writable(id, OperationKind::Update).await?;
         let ensured = self
             .at_home(
                 home,
@@ -473,13 +530,13 @@ impl InstanceOrchestrator for DualRun {
     }
 
     async fn set_power(&self, id: InstanceId, power: Power) -> Result<Instance> {
-        let home = self.home(id).await?;
+        let home = self.writable(id, OperationKind::SetPower).await?;
         self.at_home(home, OperationKind::SetPower, self.sides.at(home).set_power(id, power))
             .await
     }
 
     async fn delete(&self, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
-        let home = self.home(id).await?;
+        let home = self.writable(id, OperationKind::Delete).await?;
         let deleted = self
             .at_home(home, OperationKind::Delete, self.sides.at(home).delete(id, options))
             .await?;
@@ -538,7 +595,7 @@ impl InstanceOrchestrator for DualRun {
     }
 
     async fn plan(&self, operation: &Operation) -> Result<Plan> {
-        let home = self.home(operation.instance()).await?;
+        let home = self.writable(operation.instance(), OperationKind::Plan).await?;
         if let Operation::Create(spec, _) = operation {
             validate(spec, OperationKind::Plan)?;
             self.check_other_side(home, spec).await?;
@@ -596,7 +653,7 @@ fn living(sides: &Arc<Sides>, place: Place, filter: InstanceFilter) -> BoxStream
             async move {
                 match item {
                     Ok(instance) => match placement.get(instance.id).await {
-                        Ok(home) => (home.unwrap_or(Place::Primary) == place).then_some(Ok(instance)),
+                        Ok(home) => (home.unwrap_or_default().read_from() == place).then_some(Ok(instance)),
                         Err(error) => Some(Err(error)),
                     },
                     Err(error) => Some(Err(error)),

@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::{InstanceId, Result};
+use crate::{InstanceId, Result, ShortId};
 
 /// One of the two platforms of a [`DualRun`](super::DualRun).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,39 +48,108 @@ impl fmt::Display for Place {
     }
 }
 
+/// What is recorded about where an instance lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// It lives there.
+    At(Place),
+    /// It is on its way from there to the other one. A dual run reads it where it came from, and changes nothing about
+    /// it: only the migration knows which side may write.
+    Moving {
+        /// Where it lived.
+        from: Place,
+    },
+}
+
+impl Placement {
+    /// The side that is asked about it.
+    #[must_use]
+    pub const fn read_from(self) -> Place {
+        match self {
+            Self::At(place) | Self::Moving { from: place } => place,
+        }
+    }
+
+    /// True on its way.
+    #[must_use]
+    pub const fn is_moving(self) -> bool {
+        matches!(self, Self::Moving { .. })
+    }
+}
+
+impl Default for Placement {
+    /// On the primary: where everybody lives about whom nothing is recorded.
+    fn default() -> Self {
+        Self::At(Place::Primary)
+    }
+}
+
 /// Remembers which instances do not live where the default says. A service keeps this where it keeps its instances;
 /// answers come from memory, because every call of a dual run asks.
+///
+/// It must outlive the process: after a restart that forgets it, a tenant that was moved is taken for one that lives
+/// on the primary, and can be started there while it runs on the secondary.
 #[async_trait]
 pub trait PlacementStore: fmt::Debug + Send + Sync + 'static {
-    /// Where the instance lives; `None` when nothing was recorded, which means the primary.
+    /// What is recorded about the instance; `None` when nothing is, which means that it lives on the primary.
     ///
     /// # Errors
     /// When it cannot be read; the call that asked fails then.
-    async fn get(&self, id: InstanceId) -> Result<Option<Place>>;
+    async fn get(&self, id: InstanceId) -> Result<Option<Placement>>;
 
-    /// Records where the instance lives from now on.
+    /// Records where the instance lives from now on; ends a move.
     ///
     /// # Errors
     /// When it was not recorded.
     async fn set(&self, id: InstanceId, place: Place) -> Result<()>;
 
-    /// Whether any instance lives on the secondary. While none does, nothing waits for the secondary.
+    /// Records that the instance is about to be stopped in order to be moved off this side. Called again after a crash.
+    ///
+    /// # Errors
+    /// When it was not recorded; the migration does not go on then.
+    async fn begin_move(&self, id: InstanceId, from: Place) -> Result<()>;
+
+    /// Whether any instance lives on the secondary, or is on its way to it or from it. While none does, nothing waits
+    /// for the secondary.
     ///
     /// # Errors
     /// When it cannot be read.
     async fn secondary_is_used(&self) -> Result<bool>;
 
     /// What is recorded from now on, for those who watch. Never ends.
-    fn changes(&self) -> BoxStream<'static, (InstanceId, Place)> {
+    fn changes(&self) -> BoxStream<'static, (InstanceId, Placement)> {
         stream::pending().boxed()
     }
 }
 
-/// Placements in memory.
+/// By the first eight digits, which the same instance has under its other id too: the digits alone, or the whole UUID.
+#[derive(Debug, Default)]
+struct Index(BTreeMap<ShortId, Vec<(InstanceId, Placement)>>);
+
+impl Index {
+    fn get(&self, id: InstanceId) -> Option<Placement> {
+        let alike = self.0.get(&id.short())?;
+        let same = alike.iter().find(|(known, _)| *known == id);
+        same.or_else(|| alike.iter().find(|(known, _)| known.matches(id)))
+            .map(|(_, placement)| *placement)
+    }
+
+    fn put(&mut self, id: InstanceId, placement: Placement) {
+        let alike = self.0.entry(id.short()).or_default();
+        match alike.iter_mut().find(|(known, _)| known.matches(id)) {
+            Some(entry) => *entry = (if id.is_legacy() { entry.0 } else { id }, placement),
+            None => alike.push((id, placement)),
+        }
+    }
+}
+
+/// Placements in memory: for tests, and for a service that fills it from its database when it starts. The process
+/// forgets them; see [`JournalPlacement`](super::JournalPlacement).
 #[derive(Debug)]
 pub struct MemoryPlacement {
-    places: RwLock<BTreeMap<InstanceId, Place>>,
-    changes: broadcast::Sender<(InstanceId, Place)>,
+    places: RwLock<Index>,
+    changes: broadcast::Sender<(InstanceId, Placement)>,
 }
 
 impl Default for MemoryPlacement {
@@ -102,42 +171,49 @@ impl MemoryPlacement {
     /// These live there, the rest on the primary.
     #[must_use]
     pub fn of(places: impl IntoIterator<Item = (InstanceId, Place)>) -> Self {
-        Self {
-            places: RwLock::new(places.into_iter().collect()),
-            ..Self::default()
+        let new = Self::default();
+        for (id, place) in places {
+            new.put(id, Placement::At(place));
         }
+        new
+    }
+
+    pub(super) fn find(&self, id: InstanceId) -> Option<Placement> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner).get(id)
+    }
+
+    pub(super) fn put(&self, id: InstanceId, placement: Placement) {
+        self.places
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put(id, placement);
+        let _ = self.changes.send((id, placement));
     }
 }
 
 #[async_trait]
 impl PlacementStore for MemoryPlacement {
-    async fn get(&self, id: InstanceId) -> Result<Option<Place>> {
-        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(match places.get(&id) {
-            Some(place) => Some(*place),
-            // The same instance under its other id: eight digits, or the whole UUID.
-            None => places
-                .iter()
-                .find(|(other, _)| other.matches(id))
-                .map(|(_, place)| *place),
-        })
+    async fn get(&self, id: InstanceId) -> Result<Option<Placement>> {
+        Ok(self.find(id))
     }
 
     async fn set(&self, id: InstanceId, place: Place) -> Result<()> {
-        self.places
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, place);
-        let _ = self.changes.send((id, place));
+        self.put(id, Placement::At(place));
+        Ok(())
+    }
+
+    async fn begin_move(&self, id: InstanceId, from: Place) -> Result<()> {
+        self.put(id, Placement::Moving { from });
         Ok(())
     }
 
     async fn secondary_is_used(&self) -> Result<bool> {
         let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(places.values().any(|place| *place == Place::Secondary))
+        let mut all = places.0.values().flatten();
+        Ok(all.any(|(_, placement)| *placement != Placement::At(Place::Primary)))
     }
 
-    fn changes(&self) -> BoxStream<'static, (InstanceId, Place)> {
+    fn changes(&self) -> BoxStream<'static, (InstanceId, Placement)> {
         let receiver = self.changes.subscribe();
         stream::unfold(receiver, |mut receiver| async move {
             loop {

@@ -10,13 +10,13 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::compare::{FieldVerdict, Verdict};
-use super::placement::Place;
-use super::sink::{Divergence, DivergenceKind};
+use super::placement::{Place, Placement};
+use super::sink::{Divergence, DivergenceKind, hand_over};
 use super::stats::count;
 use super::{Settings, Sides};
 use crate::{
-    CreateOptions, DataPolicy, DeleteOptions, DynOrchestrator, Error, ErrorKind, Hold, Instance, InstanceChange,
-    InstanceId, InstanceSpec, OperationKind, Power, Result, Retry, UpdateOptions,
+    CreateOptions, DataPolicy, DeleteOptions, DynOrchestrator, EnsureOutcome, Error, ErrorKind, Hold, Instance,
+    InstanceChange, InstanceId, InstanceSpec, OperationKind, Power, Result, Retry, UpdateOptions,
 };
 
 /// A write to be repeated on the other side.
@@ -136,7 +136,12 @@ async fn not_mirrored(sides: &Sides, instance: InstanceId, operation: OperationK
         reported: now,
         samples: 1,
     };
-    sides.settings.sink.record(divergence).await;
+    report(sides, divergence).await;
+}
+
+pub(super) async fn report(sides: &Sides, divergence: Divergence) {
+    let settings = &sides.settings;
+    hand_over(&*settings.sink, settings.deadline, divergence).await;
 }
 
 /// A call of a side that must not take the caller down with it: in a task of its own, which is given up at the
@@ -160,6 +165,18 @@ where
     }
 }
 
+/// An instance that is being compared; no more when this is dropped, however the comparison ends.
+struct UnderWay {
+    id: InstanceId,
+    all: Arc<Mutex<BTreeSet<InstanceId>>>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
 async fn compare_all(sides: Arc<Sides>, mut comparisons: mpsc::Receiver<Comparison>) {
     let slots = Arc::new(Semaphore::new(sides.settings.concurrency.max(1)));
     let under_way: Arc<Mutex<BTreeSet<InstanceId>>> = Arc::default();
@@ -172,13 +189,16 @@ async fn compare_all(sides: Arc<Sides>, mut comparisons: mpsc::Receiver<Comparis
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
             return;
         };
-        let (sides, under_way) = (Arc::clone(&sides), Arc::clone(&under_way));
+        let sides = Arc::clone(&sides);
+        let entry = UnderWay {
+            id,
+            all: Arc::clone(&under_way),
+        };
         tokio::spawn(async move {
             if compare(&sides, comparison).await.is_err() {
                 count(&sides.counters.failed, 1);
             }
-            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            drop(slot);
+            drop((entry, slot));
         });
     }
 }
@@ -224,7 +244,7 @@ async fn compare(sides: &Sides, comparison: Comparison) -> Result<()> {
     let other = read(sides, home.other(), id).await?;
     let mut verdicts = comparator.verdicts(seen.as_deref(), other.as_deref());
     let mut open = diverging(&verdicts);
-    let at_first = open.len();
+    let at_first: BTreeSet<String> = open.keys().cloned().collect();
     let rounds = (*samples).max(2) - 1;
     let mut round = 0;
     while !open.is_empty() && round < rounds {
@@ -236,15 +256,8 @@ async fn compare(sides: &Sides, comparison: Comparison) -> Result<()> {
         // The same values in every sample: a value that moves is a side at work.
         open.retain(|field, values| now.get(field) == Some(values));
     }
-    // What differs now but did not all along is for the next comparison.
-    for field in &mut verdicts {
-        if field.is_divergence() && !open.contains_key(&field.field) {
-            field.verdict = Verdict::Matched;
-        }
-    }
-    let settled = at_first.saturating_sub(open.len());
-    count(&sides.counters.settled, u64::try_from(settled).unwrap_or(u64::MAX));
-    sides.counters.verdicts(&verdicts);
+    mark_unsettled(&mut verdicts, &open);
+    sides.counters.verdicts(&verdicts, &at_first);
     for (field, (primary, secondary)) in open {
         let divergence = Divergence {
             instance: id,
@@ -258,12 +271,21 @@ async fn compare(sides: &Sides, comparison: Comparison) -> Result<()> {
             reported: Timestamp::now(),
             samples: round + 1,
         };
-        sides.settings.sink.record(divergence).await;
+        report(sides, divergence).await;
     }
     Ok(())
 }
 
-type Values = (Option<String>, Option<String>);
+/// What differs now but did not in this way all along is for the next comparison.
+pub(super) fn mark_unsettled(verdicts: &mut [FieldVerdict], lasting: &BTreeMap<String, Values>) {
+    for field in verdicts {
+        if field.is_divergence() && !lasting.contains_key(&field.field) {
+            field.verdict = Verdict::Unsettled;
+        }
+    }
+}
+
+pub(super) type Values = (Option<String>, Option<String>);
 
 pub(super) fn diverging(verdicts: &[FieldVerdict]) -> BTreeMap<String, Values> {
     verdicts
@@ -280,8 +302,11 @@ async fn write_all(sides: Arc<Sides>, mut writes: mpsc::Receiver<(Place, Write)>
         let began = Instant::now();
         let locator = sides.settings.locator.clone();
         let call = {
-            let orchestrator = orchestrator.clone();
-            async move { repeat(&orchestrator, locator.as_deref(), write).await }
+            let (orchestrator, sides) = (orchestrator.clone(), Arc::clone(&sides));
+            async move {
+                lives_still(&sides, home, id).await?;
+                repeat(&orchestrator, locator.as_deref(), write).await
+            }
         };
         let answer = guarded(&orchestrator, sides.settings.deadline, call).await;
         sides
@@ -294,7 +319,49 @@ async fn write_all(sides: Arc<Sides>, mut writes: mpsc::Receiver<(Place, Write)>
     }
 }
 
-/// Repeats a write. The copy is created stopped and then held, and never started.
+/// Between the call and its turn here a migration may have begun, whose target this is.
+async fn lives_still(sides: &Sides, home: Place, id: InstanceId) -> Result<()> {
+    match sides.settings.placement.get(id).await?.unwrap_or_default() {
+        Placement::At(place) if place == home => Ok(()),
+        Placement::At(place) => Err(Error::new(
+            ErrorKind::NotAllowed,
+            format!("it lives on the {place} now"),
+        )),
+        Placement::Moving { from } => Err(Error::new(
+            ErrorKind::NotAllowed,
+            format!("it is being moved off the {from}"),
+        )),
+    }
+}
+
+/// What is on the other side, when it is what a copy is: stopped, with nothing alive. Something that runs there is no
+/// copy, whatever the placement says, and is not touched.
+async fn copy(orchestrator: &DynOrchestrator, id: InstanceId) -> Result<Option<Instance>> {
+    match orchestrator.get(id).await {
+        Ok(instance) => closed(instance).map(Some),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Nothing of it writes, and nothing shall.
+pub(super) fn is_closed(instance: &Instance) -> bool {
+    instance.facts.desired == 0 && !instance.facts.any_live()
+}
+
+fn closed(instance: Instance) -> Result<Instance> {
+    if is_closed(&instance) {
+        return Ok(instance);
+    }
+    Err(Error::new(
+        ErrorKind::NotAllowed,
+        format!("the instance there is {}: that is no stopped copy", instance.status),
+    )
+    .with_instance(instance.id)
+    .with_advice("find out on which side the tenant lives, and record it in the placement"))
+}
+
+/// Repeats a write. The copy is created stopped and then held, and never started. Before each write it is looked at.
 async fn repeat(
     orchestrator: &DynOrchestrator,
     locator: Option<&dyn crate::migration::DataLocator>,
@@ -311,18 +378,33 @@ async fn repeat(
             })?;
             let data = DataPolicy::AdoptDirectory(locator.locate(&instance)?);
             let options = CreateOptions::new().with_data(data).stopped();
+            copy(orchestrator, spec.id).await?;
             let created = twice(|| orchestrator.create(&spec, options.clone())).await?;
-            if created.instance.facts.hold != Some(Hold::Suspended) {
+            let made = created.outcome == EnsureOutcome::Created;
+            let there = if made {
+                created.instance
+            } else {
+                closed(created.instance)?
+            };
+            if there.facts.hold != Some(Hold::Suspended) {
                 twice(|| orchestrator.set_power(spec.id, Power::Suspend)).await?;
             }
             Ok(())
         }
-        Write::Update(id, change) => twice(|| orchestrator.update(id, &change, UpdateOptions::new()))
-            .await
-            .map(drop),
-        Write::Delete(id) => twice(|| orchestrator.delete(id, DeleteOptions::retain()))
-            .await
-            .map(drop),
+        Write::Update(id, change) => {
+            copy(orchestrator, id).await?.ok_or_else(|| Error::not_found(id))?;
+            twice(|| orchestrator.update(id, &change, UpdateOptions::new()))
+                .await
+                .map(drop)
+        }
+        Write::Delete(id) => {
+            if copy(orchestrator, id).await?.is_none() {
+                return Ok(());
+            }
+            twice(|| orchestrator.delete(id, DeleteOptions::retain()))
+                .await
+                .map(drop)
+        }
     }
 }
 

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -79,11 +82,27 @@ impl fmt::Display for Divergence {
     }
 }
 
-/// Receives divergences. A sink that fails or is slow delays no call of the dual run.
+/// Receives divergences. A sink that panics, fails or is slow delays no call of the dual run; what it does not take
+/// within the dual run's [`deadline`](super::DualRunBuilder::deadline) is logged and lost.
 #[async_trait]
 pub trait DivergenceSink: fmt::Debug + Send + Sync + 'static {
     /// Takes one.
     async fn record(&self, divergence: Divergence);
+}
+
+/// Hands a divergence to a sink whose panic or silence must not take the worker with it that serves all tenants.
+pub(super) async fn hand_over(sink: &dyn DivergenceSink, budget: Duration, divergence: Divergence) {
+    let what = divergence.to_string();
+    let recorded = AssertUnwindSafe(async { sink.record(divergence).await }).catch_unwind();
+    match tokio::time::timeout(budget, recorded).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => tracing::warn!(divergence = what, "the sink has panicked; the divergence is lost"),
+        Err(_) => tracing::warn!(
+            divergence = what,
+            ?budget,
+            "the sink does not take the divergence; it is lost"
+        ),
+    }
 }
 
 /// Keeps the last divergences in memory.

@@ -1,6 +1,6 @@
 //! What a dual run counts: comparisons, and how long each side takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,14 +17,17 @@ use crate::OperationKind;
 pub struct Counts {
     /// Comparisons that came to an end.
     pub comparisons: u64,
-    /// Fields that were the same.
+    /// Fields that were the same from the first sample on.
     pub matched: u64,
     /// Fields that differed, and a rule said why.
     pub ignored: u64,
     /// Fields that differed to the end of the settle window.
     pub diverged: u64,
-    /// Fields that differed at first and no more at the end of the settle window.
+    /// Fields that differed at first and no more in the last sample. Not counted as matched.
     pub settled: u64,
+    /// Fields that differed in the last sample, but not in the same way all along.
+    #[serde(default)]
+    pub unsettled: u64,
     /// Comparisons that could not be made because a side did not answer.
     pub failed: u64,
     /// Comparisons left out because one of the same instance was under way.
@@ -45,6 +48,7 @@ pub(super) struct Counters {
     pub(super) ignored: AtomicU64,
     pub(super) diverged: AtomicU64,
     pub(super) settled: AtomicU64,
+    pub(super) unsettled: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) coalesced: AtomicU64,
     pub(super) dropped: AtomicU64,
@@ -57,15 +61,26 @@ pub(super) fn count(counter: &AtomicU64, by: u64) {
 }
 
 impl Counters {
-    pub(super) fn verdicts(&self, verdicts: &[FieldVerdict]) {
+    /// Counts each field once. `at_first` are the fields that differed in the first sample.
+    pub(super) fn verdicts(&self, verdicts: &[FieldVerdict], at_first: &BTreeSet<String>) {
+        let number = |found: usize| u64::try_from(found).unwrap_or(u64::MAX);
         let of = |wanted: fn(&Verdict) -> bool| {
-            let found = verdicts.iter().filter(|field| wanted(&field.verdict)).count();
-            u64::try_from(found).unwrap_or(u64::MAX)
+            let fields = verdicts.iter().filter(|field| wanted(&field.verdict));
+            number(
+                fields
+                    .filter(|field| open(field) || !at_first.contains(&field.field))
+                    .count(),
+            )
         };
+        // A field may also be gone in the last sample, as `present` is once both sides have the instance.
+        let still_open: BTreeSet<&str> = verdicts.iter().filter(|f| open(f)).map(|f| f.field.as_str()).collect();
+        let settled = at_first.iter().filter(|field| !still_open.contains(field.as_str()));
+        count(&self.settled, number(settled.count()));
         count(&self.comparisons, 1);
         count(&self.matched, of(|verdict| matches!(verdict, Verdict::Matched)));
         count(&self.ignored, of(|verdict| matches!(verdict, Verdict::Ignored { .. })));
         count(&self.diverged, of(|verdict| matches!(verdict, Verdict::Diverged)));
+        count(&self.unsettled, of(|verdict| matches!(verdict, Verdict::Unsettled)));
     }
 
     pub(super) fn snapshot(&self) -> Counts {
@@ -76,6 +91,7 @@ impl Counters {
             ignored: read(&self.ignored),
             diverged: read(&self.diverged),
             settled: read(&self.settled),
+            unsettled: read(&self.unsettled),
             failed: read(&self.failed),
             coalesced: read(&self.coalesced),
             dropped: read(&self.dropped),
@@ -83,6 +99,10 @@ impl Counters {
             not_mirrored: read(&self.not_mirrored),
         }
     }
+}
+
+fn open(field: &FieldVerdict) -> bool {
+    matches!(field.verdict, Verdict::Diverged | Verdict::Unsettled)
 }
 
 /// How long one operation takes on one side.

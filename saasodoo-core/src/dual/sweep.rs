@@ -6,19 +6,30 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::compare::{Comparator, FieldVerdict};
-use super::shadow::diverging;
+use super::compare::{Comparator, FieldVerdict, Verdict};
+use super::shadow::{diverging, mark_unsettled};
 use crate::{Instance, InstanceFilter, InstanceId, InstanceOrchestrator, Result};
 
 /// Two fleets compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FleetComparison {
-    /// The verdicts on each instance, differences that did not last left out.
+    /// The verdicts on each instance. A difference that was there in the last sample and not all along is
+    /// [`Unsettled`](Verdict::Unsettled).
     pub instances: BTreeMap<InstanceId, Vec<FieldVerdict>>,
 }
 
 impl FleetComparison {
+    /// The differences that came or changed within the settle window and are still there: compare again later.
+    pub fn unsettled(&self) -> impl Iterator<Item = (InstanceId, &FieldVerdict)> {
+        self.instances.iter().flat_map(|(id, fields)| {
+            fields
+                .iter()
+                .filter(|field| field.verdict == Verdict::Unsettled)
+                .map(|field| (*id, field))
+        })
+    }
+
     /// The differences that no rule explains.
     pub fn divergences(&self) -> impl Iterator<Item = (InstanceId, &FieldVerdict)> {
         self.instances.iter().flat_map(|(id, fields)| {
@@ -59,7 +70,7 @@ pub async fn compare_fleets(
     }
     for (id, fields) in &mut result {
         let kept = open.remove(id).unwrap_or_default();
-        fields.retain(|field| !field.is_divergence() || kept.contains_key(&field.field));
+        mark_unsettled(fields, &kept);
     }
     Ok(FleetComparison { instances: result })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
@@ -17,6 +18,20 @@ enum Item {
     Moved(InstanceId, Place),
 }
 
+impl Item {
+    /// The instance whose placement decides what becomes of it.
+    fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Self::Event(_, InstanceEvent::Applied(instance) | InstanceEvent::Deleted(instance)) => Some(instance.id),
+            Self::Moved(id, _) => Some(*id),
+            Self::Event(..) => None,
+        }
+    }
+}
+
+/// How soon a placement that could not be read is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 struct Merge {
     placement: Arc<dyn PlacementStore>,
     items: BoxStream<'static, Item>,
@@ -24,6 +39,8 @@ struct Merge {
     other: BTreeMap<InstanceId, Box<Instance>>,
     in_step: [bool; 2],
     synced: bool,
+    /// Waits for its placement, and all that comes after waits for it.
+    waiting: Option<Item>,
     queue: std::collections::VecDeque<InstanceEvent>,
 }
 
@@ -36,7 +53,10 @@ const fn index(place: Place) -> usize {
 
 pub(super) fn merged(sides: &Sides, filter: &InstanceFilter) -> BoxStream<'static, InstanceEvent> {
     let placement = Arc::clone(&sides.settings.placement);
-    let moves = placement.changes().map(|(id, place)| Item::Moved(id, place)).boxed();
+    let moves = placement
+        .changes()
+        .map(|(id, placement)| Item::Moved(id, placement.read_from()))
+        .boxed();
     let items = [
         side(sides, Place::Primary, filter),
         side(sides, Place::Secondary, filter),
@@ -48,12 +68,21 @@ pub(super) fn merged(sides: &Sides, filter: &InstanceFilter) -> BoxStream<'stati
         other: BTreeMap::new(),
         in_step: [false; 2],
         synced: false,
+        waiting: None,
         queue: std::collections::VecDeque::new(),
     };
     stream::unfold(merge, |mut merge| async move {
         loop {
             if let Some(event) = merge.queue.pop_front() {
                 return Some((event, merge));
+            }
+            if let Some(item) = merge.waiting.take() {
+                tokio::time::sleep(AGAIN).await;
+                merge.take(item).await;
+                if merge.waiting.is_none() {
+                    merge.catch_up().await;
+                }
+                continue;
             }
             match merge.items.next().await {
                 Some(item) => merge.take(item).await,
@@ -93,24 +122,33 @@ fn side(sides: &Sides, place: Place, filter: &InstanceFilter) -> BoxStream<'stat
 }
 
 impl Merge {
-    async fn home(&mut self, id: InstanceId) -> Place {
-        match self.placement.get(id).await {
-            Ok(place) => place.unwrap_or(Place::Primary),
-            Err(_) => Place::Primary,
-        }
-    }
-
+    /// An error is not "on the primary": the event waits until it is known whose it is.
     async fn take(&mut self, item: Item) {
+        let mut home = Place::Primary;
+        if let Some(id) = item.instance() {
+            match self.placement.get(id).await {
+                Ok(placement) => home = placement.unwrap_or_default().read_from(),
+                Err(error) => {
+                    self.waiting = Some(item);
+                    if std::mem::take(&mut self.synced) {
+                        let why = format!("it is not known on which side {id} lives: {error}");
+                        self.queue
+                            .push_back(InstanceEvent::Stale(Staleness::new(Timestamp::now(), why)));
+                    }
+                    return;
+                }
+            }
+        }
         match item {
             Item::Moved(id, place) => {
-                if let Some(instance) = self.other.remove(&id)
-                    && self.home(id).await == place
+                if home == place
+                    && let Some(instance) = self.other.remove(&id)
                 {
                     self.queue.push_back(InstanceEvent::Applied(instance));
                 }
             }
             Item::Event(place, InstanceEvent::Applied(instance)) => {
-                if self.home(instance.id).await == place {
+                if home == place {
                     self.other.remove(&instance.id);
                     self.queue.push_back(InstanceEvent::Applied(instance));
                 } else {
@@ -118,7 +156,7 @@ impl Merge {
                 }
             }
             Item::Event(place, InstanceEvent::Deleted(instance)) => {
-                if self.home(instance.id).await == place {
+                if home == place {
                     self.queue.push_back(InstanceEvent::Deleted(instance));
                 } else {
                     self.other.remove(&instance.id);
@@ -126,10 +164,7 @@ impl Merge {
             }
             Item::Event(place, InstanceEvent::Synced) => {
                 self.in_step[index(place)] = true;
-                if !self.synced && self.whole().await {
-                    self.synced = true;
-                    self.queue.push_back(InstanceEvent::Synced);
-                }
+                self.catch_up().await;
             }
             Item::Event(place, InstanceEvent::Stale(staleness)) => {
                 self.in_step[index(place)] = false;
@@ -138,6 +173,13 @@ impl Merge {
                     self.queue.push_back(InstanceEvent::Stale(staleness));
                 }
             }
+        }
+    }
+
+    async fn catch_up(&mut self) {
+        if !self.synced && self.whole().await {
+            self.synced = true;
+            self.queue.push_back(InstanceEvent::Synced);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::forward::adopt;
+use super::forward::{adopt, bounded};
 use super::preflight;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Mutation, Side, Tenancy};
@@ -13,6 +13,10 @@ const STARTS: u32 = 3;
 
 impl Run<'_> {
     pub(super) async fn stop_target(&mut self) -> StepResult {
+        // Where it was never switched, the move was announced before the source was stopped and goes on.
+        if self.record.routed {
+            self.announce_stop(Side::Target).await?;
+        }
         if self.inventory()?.tenancy == Tenancy::Running {
             self.log(Event::Down).await?;
         }
@@ -138,6 +142,8 @@ impl Run<'_> {
     }
 
     pub(super) async fn remove_target(&mut self) -> StepResult {
+        // Every way back comes by here, whether or not the source was ever stopped.
+        self.announce_return().await?;
         self.wait_out(&[
             (Side::Target, Mutation::Create),
             (Side::Target, Mutation::Resume),
@@ -150,6 +156,19 @@ impl Run<'_> {
         }
         self.remove(Side::Target).await?;
         Ok("removed; the data stays".to_owned())
+    }
+
+    async fn announce_return(&mut self) -> StepResult<()> {
+        let deadline = Instant::now() + self.m.config.retry;
+        loop {
+            match bounded(self.m.config.call, self.m.route.stays(self.id())).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.breathe(deadline, &format!("the return is not announced: {error}"))
+                        .await?;
+                }
+            }
+        }
     }
 
     pub(super) async fn remove_source(&mut self) -> StepResult {

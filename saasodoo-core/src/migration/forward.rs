@@ -162,6 +162,8 @@ impl Run<'_> {
         if target.facts.desired > 0 || target.facts.hold.is_none() {
             return Err(Stop::Fail(self.interference(Side::Target, "has opened the instance")));
         }
+        // Before the last look, so that what was changed until now is seen.
+        self.announce_stop(Side::Source).await?;
         if !self.record.source_touched {
             self.same_as_inventoried().await?;
         }
@@ -291,6 +293,20 @@ impl Run<'_> {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     self.breathe(deadline, &format!("the route is not switched to the {to}: {error}"))
+                        .await?;
+                }
+            }
+        }
+    }
+
+    /// From now on a dual run leaves the instance alone.
+    pub(super) async fn announce_stop(&mut self, from: Side) -> StepResult<()> {
+        let deadline = Instant::now() + self.m.config.retry;
+        loop {
+            match bounded(self.m.config.call, self.m.route.before_stop(self.id(), from)).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.breathe(deadline, &format!("the move is not announced: {error}"))
                         .await?;
                 }
             }

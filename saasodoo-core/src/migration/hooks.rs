@@ -195,6 +195,23 @@ pub trait RouteSwitch: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When it did not happen, or may not have: the migration calls it again, and then goes back.
     async fn switch(&self, instance: &Instance, to: Side) -> Result<()>;
+
+    /// The instance is about to be stopped on this side in order to be moved off it: from now on only the migration may
+    /// change it, until [`switch`](Self::switch) or [`stays`](Self::stays).
+    ///
+    /// # Errors
+    /// When it did not happen: the migration calls it again, and does not stop the instance without it.
+    async fn before_stop(&self, _id: InstanceId, _from: Side) -> Result<()> {
+        Ok(())
+    }
+
+    /// The migration went back, wherever it had come to: the instance lives on the source.
+    ///
+    /// # Errors
+    /// When it did not happen: the migration calls it again.
+    async fn stays(&self, _id: InstanceId) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Does nothing: the platforms' own routers share the hosts, and a router serves only what runs.
@@ -214,6 +231,20 @@ impl RouteSwitch for Vec<Arc<dyn RouteSwitch>> {
     async fn switch(&self, instance: &Instance, to: Side) -> Result<()> {
         for switch in self {
             switch.switch(instance, to).await?;
+        }
+        Ok(())
+    }
+
+    async fn before_stop(&self, id: InstanceId, from: Side) -> Result<()> {
+        for switch in self {
+            switch.before_stop(id, from).await?;
+        }
+        Ok(())
+    }
+
+    async fn stays(&self, id: InstanceId) -> Result<()> {
+        for switch in self {
+            switch.stays(id).await?;
         }
         Ok(())
     }
@@ -281,18 +312,25 @@ impl PlacementSwitch {
         Self { store, source }
     }
 
-    async fn place(&self, id: InstanceId, to: Side) -> Result<()> {
-        let place = match to {
+    fn place(&self, side: Side) -> crate::dual::Place {
+        match side {
             Side::Source => self.source,
             Side::Target => self.source.other(),
-        };
-        self.store.set(id, place).await
+        }
     }
 }
 
 #[async_trait]
 impl RouteSwitch for PlacementSwitch {
     async fn switch(&self, instance: &Instance, to: Side) -> Result<()> {
-        self.place(instance.id, to).await
+        self.store.set(instance.id, self.place(to)).await
+    }
+
+    async fn before_stop(&self, id: InstanceId, from: Side) -> Result<()> {
+        self.store.begin_move(id, self.place(from)).await
+    }
+
+    async fn stays(&self, id: InstanceId) -> Result<()> {
+        self.store.set(id, self.source).await
     }
 }

@@ -371,6 +371,10 @@ impl State {
         {
             return None;
         }
+        // That a claim is not there is acted upon, so only the server itself may say it.
+        if found.claim.as_ref().is_some_and(|name| !self.claims.contains_key(name)) {
+            return None;
+        }
         self.observe(found, observe, now)
     }
 

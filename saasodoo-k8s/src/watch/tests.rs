@@ -268,6 +268,7 @@ async fn an_outage_is_reported_and_made_up_for() {
     let api = FakeApi::new();
     for n in 0..4 {
         api.deployment(n, 0);
+        api.claim(n, "1Gi");
     }
     let cache = cache(&api);
     let mut events = cache.watch(InstanceFilter::all());
@@ -509,6 +510,12 @@ async fn a_cached_answer_is_never_older_than_the_callers_writes() {
     let mut events = cache.watch(InstanceFilter::all());
     until_synced(&mut events).await;
     let requests = api.requests().len();
+    assert!(
+        cache.cached(id(1)).is_none(),
+        "that its claim is missing is for the server to say"
+    );
+    api.claim(1, "512Mi");
+    next(&mut events).await;
     let seen = cache.cached(id(1)).expect("it is in step");
     assert_eq!(
         (seen.provenance.source, seen.provenance.revision.as_str()),
@@ -556,6 +563,7 @@ async fn a_cached_answer_is_never_older_than_the_callers_writes() {
 async fn two_deployments_of_one_short_id_are_not_mixed_up() {
     let api = FakeApi::new();
     api.deployment(1, 0);
+    api.claim(1, "1Gi");
     api.put(
         "deployments",
         "odoo-other-00000001",

@@ -1,6 +1,8 @@
 //! An API server in this process that remembers every request: a store of objects with selectors, pages, merges and
 //! owners. Requests that it does not know fail the test.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -49,10 +51,15 @@ struct State {
     rounds: usize,
     in_rounds: bool,
     refuse: Option<(String, u16, Value)>,
+    /// The next request whose line begins so is carried out, and its answer is lost.
+    lose: Option<String>,
+    /// The request with this number, from 1, is never answered; before or after it is carried out.
+    hang: Option<(usize, bool)>,
+    hung: bool,
 }
 
 /// The collections that exist.
-const COLLECTIONS: [&str; 10] = [
+const COLLECTIONS: [&str; 11] = [
     "/apis/apps/v1/namespaces/ns/deployments",
     "/api/v1/namespaces/ns/pods",
     "/api/v1/namespaces/ns/persistentvolumeclaims",
@@ -63,6 +70,7 @@ const COLLECTIONS: [&str; 10] = [
     "/apis/storage.k8s.io/v1/storageclasses",
     "/api/v1/persistentvolumes",
     "/api/v1/namespaces",
+    "/api/v1/namespaces/ns/events",
 ];
 
 pub(crate) const DEPLOYMENTS: &str = COLLECTIONS[0];
@@ -72,6 +80,8 @@ pub(crate) const SECRETS: &str = COLLECTIONS[3];
 pub(crate) const SERVICES: &str = COLLECTIONS[4];
 pub(crate) const ROUTES: &str = COLLECTIONS[5];
 pub(crate) const CLASSES: &str = COLLECTIONS[7];
+pub(crate) const VOLUMES: &str = COLLECTIONS[8];
+pub(crate) const EVENTS: &str = COLLECTIONS[10];
 
 impl Server {
     /// With a storage class, and nothing else.
@@ -153,6 +163,52 @@ impl Server {
         self.state().refuse = Some((line.to_owned(), code, body));
     }
 
+    /// Answers everything again.
+    pub(crate) fn heal(&self) {
+        let mut state = self.state();
+        (state.refuse, state.lose, state.hang) = (None, None, None);
+    }
+
+    /// Carries out the next request whose line begins so, and loses the answer.
+    pub(crate) fn lose(&self, line: &str) {
+        self.state().lose = Some(line.to_owned());
+    }
+
+    /// Never answers the n-th request from now, from 1; `after`: carries it out all the same.
+    pub(crate) fn hang(&self, n: usize, after: bool) {
+        let mut state = self.state();
+        state.hung = false;
+        state.hang = Some((n, after));
+    }
+
+    /// Whether that request has come.
+    pub(crate) fn has_hung(&self) -> bool {
+        self.state().hung
+    }
+
+    /// Removes an object behind everybody's back, and nothing that it owns.
+    pub(crate) fn remove(&self, collection: &str, name: &str) {
+        if let Some(objects) = self.state().objects.get_mut(collection) {
+            objects.remove(name);
+        }
+    }
+
+    /// The names of the objects of a collection.
+    pub(crate) fn names(&self, collection: &str) -> Vec<String> {
+        let state = self.state();
+        let objects = state.objects.get(collection);
+        objects
+            .map(|objects| objects.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Changes a part of an object.
+    pub(crate) fn edit(&self, collection: &str, name: &str, edit: impl FnOnce(&mut Value)) {
+        let mut object = self.get(collection, name).expect("it is there");
+        edit(&mut object);
+        self.put(collection, name, object);
+    }
+
     /// What arrived since the last call.
     pub(crate) fn take(&self) -> Vec<Seen> {
         let mut state = self.state();
@@ -199,13 +255,31 @@ impl Server {
             self.0.arrived.notify_one();
             seen.round = turn.await.unwrap_or_default();
         }
-        let mut state = self.state();
-        state.seen.push(seen.clone());
-        let (code, value) = match &state.refuse {
-            Some((line, code, value)) if seen.line().starts_with(line.as_str()) => (*code, value.clone()),
-            _ => state.handle(&seen),
+        let (code, value, hangs) = {
+            let mut state = self.state();
+            state.seen.push(seen.clone());
+            let mut hangs = None;
+            if let Some((left, after)) = &mut state.hang {
+                *left -= 1;
+                if *left == 0 {
+                    hangs = Some(*after);
+                    (state.hang, state.hung) = (None, true);
+                }
+            }
+            let lost = state.lose.take_if(|line| seen.line().starts_with(line.as_str()));
+            let (code, value) = match &state.refuse {
+                _ if hangs == Some(false) => (500, Value::Null),
+                Some((line, code, value)) if seen.line().starts_with(line.as_str()) => (*code, value.clone()),
+                _ => state.handle(&seen),
+            };
+            match lost {
+                Some(_) => (504, status(504, "Timeout", "the answer was lost", ""), hangs.is_some()),
+                None => (code, value, hangs.is_some()),
+            }
         };
-        drop(state);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         Response::builder()
             .status(code)
             .header(http::header::CONTENT_TYPE, "application/json")
@@ -374,6 +448,9 @@ fn fits(object: &Value, selector: &str) -> bool {
         }
         if let Some((key, value)) = term.split_once("!=") {
             return labels[key] != value;
+        }
+        if let Some(key) = term.strip_prefix('!') {
+            return labels[key].is_null();
         }
         match term.split_once('=') {
             Some((key, value)) => labels[key] == value,

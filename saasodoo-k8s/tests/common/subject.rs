@@ -138,10 +138,11 @@ impl Subject for ClusterSubject {
             return Ok(false);
         };
         for action in ["stop-apiserver", "start-apiserver"] {
-            let status = std::process::Command::new(control)
-                .arg(action)
-                .status()
-                .map_err(failed)?;
+            let mut command = std::process::Command::new(control);
+            command.arg(action);
+            // Waiting for it must not hold up the watch that is being looked at.
+            let status = tokio::task::spawn_blocking(move || command.status()).await;
+            let status = status.map_err(failed)?.map_err(failed)?;
             if !status.success() {
                 return Err(failed(format!("{action}: {status}")));
             }

@@ -9,18 +9,21 @@ use super::clause::clause;
 use super::ctx::{refused, same, same_spec};
 use super::{Clause, Ctx, Stop, Verdict};
 
+// Those that count requests run alone: the counter is everybody's.
 pub(super) const CLAUSES: &[Clause] = &[
-    clause!("bad_input.legacy_id", legacy_id, "a new instance needs its whole UUID"),
+    clause!("bad_input.legacy_id", legacy_id, "a new instance needs its whole UUID").exclusive(),
     clause!(
         "bad_input.reserved_environment",
         reserved_environment,
         "also in its _FILE form"
-    ),
+    )
+    .exclusive(),
     clause!(
         "bad_input.environment_value",
         environment_value,
         "no NUL, not beyond 32 KiB"
-    ),
+    )
+    .exclusive(),
     clause!(
         "bad_input.custom_domain_under_base",
         custom_domain,
@@ -30,7 +33,8 @@ pub(super) const CLAUSES: &[Clause] = &[
         "bad_input.reserved_host",
         reserved_host,
         "the platform's own names, in any case"
-    ),
+    )
+    .exclusive(),
     clause!(
         "bad_input.duplicate_custom_domain",
         duplicate_domain,
@@ -40,23 +44,31 @@ pub(super) const CLAUSES: &[Clause] = &[
         "bad_input.resources",
         resources,
         "tiny, huge, and requests above the limits"
-    ),
-    clause!("bad_input.storage", storage, "none, and more than a pebibyte"),
+    )
+    .exclusive(),
+    clause!("bad_input.storage", storage, "none, and more than a pebibyte").exclusive(),
     clause!(
         "bad_input.withheld_passwords",
         withheld,
         "a spec that was observed cannot be created with its passwords missing"
-    ),
-    clause!("bad_input.database", database, "hosts, names and roles that are none"),
+    )
+    .exclusive(),
+    clause!("bad_input.database", database, "hosts, names and roles that are none").exclusive(),
     clause!(
         "bad_input.admin",
         admin,
         "an address that is none, a password with a line break"
-    ),
-    clause!("bad_input.texts", texts, "control characters and endless names"),
-    clause!("bad_input.reserved_labels", labels, "labels that the platform reads"),
-    clause!("bad_input.addons", addons, "names that are paths"),
-    clause!("bad_input.probes", probes, "periods that are none"),
+    )
+    .exclusive(),
+    clause!("bad_input.texts", texts, "control characters and endless names").exclusive(),
+    clause!("bad_input.reserved_labels", labels, "labels that the platform reads").exclusive(),
+    clause!("bad_input.addons", addons, "names that are paths").exclusive(),
+    clause!(
+        "bad_input.probes",
+        probes,
+        "periods that are none, and a grace that is none"
+    )
+    .exclusive(),
     clause!(
         "bad_input.update",
         update,
@@ -343,6 +355,12 @@ async fn probes(ctx: &Ctx) -> Verdict {
             }),
             ("a start of 0", "probes.startup_seconds", |s| {
                 s.probes.startup_seconds = 0
+            }),
+            ("no time to stop", "scheduling.stop_grace_seconds", |s| {
+                s.scheduling.stop_grace_seconds = 0
+            }),
+            ("hours to stop", "scheduling.stop_grace_seconds", |s| {
+                s.scheduling.stop_grace_seconds = 7200
             }),
         ],
     )

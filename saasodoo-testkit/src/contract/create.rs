@@ -77,7 +77,8 @@ pub(super) const CLAUSES: &[Clause] = &[
         "create.bad_input_changes_nothing",
         bad_input_changes_nothing,
         "an invalid spec is refused before any request"
-    ),
+    )
+    .exclusive(),
     clause!(
         "create.ten_at_once_all_run",
         ten_at_once,

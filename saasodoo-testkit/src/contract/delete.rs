@@ -1,10 +1,13 @@
 //! Clauses about `delete`.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use saasodoo_core::{
     BackendKind, CreateOptions, DeleteOptions, EnsureOutcome, ErrorKind, InstanceFilter, InstanceOrchestratorExt,
     InstanceStatus, PurgeToken,
 };
+use tokio::time::{Instant, sleep};
 
 use super::clause::{clause, ensure};
 use super::ctx::{process, refused, same, same_spec};
@@ -215,12 +218,24 @@ async fn outdated_token(ctx: &Ctx) -> Verdict {
 async fn of_running(ctx: &Ctx) -> Verdict {
     let (spec, _) = ctx.running().await?;
     let location = ctx.mark(spec.id, "precious").await?;
+    // The stub appends to this file every second while it runs. Without it nobody can tell whether the process ended.
+    let beats = || ctx.subject().read_file(&location, "heartbeat.log");
+    let deadline = Instant::now() + ctx.budgets().settle;
+    while beats().await?.is_none() {
+        if Instant::now() >= deadline {
+            return Err(Stop::skipped("the process writes no heartbeat.log"));
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
     ctx.orchestrator().delete(spec.id, DeleteOptions::retain()).await?;
     ctx.absent(spec.id).await?;
-    // The stub appends to this file every second while it runs; where nothing is simulated to write, it is not there.
-    let beat = ctx.subject().read_file(&location, "heartbeat.log").await?;
+    let beat = beats().await?;
+    ensure!(
+        beat.is_some(),
+        "expected the process' heartbeat.log to be kept with the data"
+    );
     ctx.settle().await;
-    let later = ctx.subject().read_file(&location, "heartbeat.log").await?;
+    let later = beats().await?;
     same("what the process wrote after the deletion was answered", &later, &beat)?;
     ctx.absent(spec.id).await?;
     ctx.marked(&location, "precious").await

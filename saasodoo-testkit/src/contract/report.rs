@@ -110,14 +110,14 @@ impl Report {
         );
     }
 
-    /// The file of the results: `contract/<subject>.json` in cargo's target directory; `<subject>.filtered.json` when
+    /// The file of the results: `contract/<subject>.json` in the target directory of the package that runs the suite; `<subject>.filtered.json` when
     /// only some clauses were asked for.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-            PathBuf::from,
-        );
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map(PathBuf::from)
+            .or_else(|| target_of(&std::env::current_exe().ok()?))
+            .unwrap_or_else(|| PathBuf::from("target"));
         let suffix = if self.filtered { ".filtered" } else { "" };
         target.join("contract").join(format!("{}{suffix}.json", self.subject))
     }
@@ -222,4 +222,25 @@ pub fn side_by_side(reports: &[Report]) -> String {
         let _ = write!(table, "differences:\n{differences}");
     }
     table
+}
+
+/// The target directory that a binary was built into: the nearest one above it with what cargo keeps there. It marks
+/// only those that it made itself.
+fn target_of(binary: &Path) -> Option<PathBuf> {
+    let marks = [".rustc_info.json", "CACHEDIR.TAG"];
+    let marked = |folder: &&Path| marks.iter().any(|mark| folder.join(mark).is_file());
+    binary.ancestors().skip(1).find(marked).map(Path::to_path_buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_go_to_the_target_directory_of_the_binary() {
+        let here = std::env::current_exe().expect("a test has a binary");
+        let target = target_of(&here).expect("cargo built it");
+        assert!(here.starts_with(&target) && !target.ends_with("deps") && !target.ends_with("debug"));
+        assert_eq!(target_of(Path::new("/nowhere/debug/deps/x")), None);
+    }
 }

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use saasodoo_core::{
     CreateOptions, CustomerId, DeleteOptions, EnsureOutcome, Instance, InstanceChange, InstanceEvent, InstanceFilter,
-    InstanceId, InstanceOrchestratorExt, InstanceStatus, UpdateOptions,
+    InstanceId, InstanceOrchestratorExt, InstanceStatus, Retry, UpdateOptions,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -425,13 +425,30 @@ async fn agrees_with_get(ctx: &Ctx) -> Verdict {
 async fn server_restart(ctx: &Ctx) -> Verdict {
     let (spec, _) = ctx.running().await?;
     let mut watched = Watched::synced(ctx, ctx.own()).await?;
-    let mut change = InstanceChange::new().set_env("CONTRACT".parse()?, "before");
+    let before = InstanceChange::new().set_env("CONTRACT".parse()?, "before");
     ctx.orchestrator()
-        .update(spec.id, &change, UpdateOptions::new())
+        .update(spec.id, &before, UpdateOptions::new())
         .await?;
-    if !ctx.subject().restart_server().await? {
+    // A change as early as the server takes it, while the watch may still be out of touch.
+    let during = InstanceChange::new().set_env("CONTRACT".parse()?, "during");
+    let changed = during.apply_to(&spec)?;
+    let change_it = async {
+        let deadline = Instant::now() + ctx.budgets().failure;
+        // Until the server is going down: what it takes before is no change of an outage.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        loop {
+            match ctx.orchestrator().update(spec.id, &during, UpdateOptions::new()).await {
+                Ok(_) => return Ok(()),
+                Err(error) if matches!(error.retry(), Retry::Never) || Instant::now() >= deadline => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    };
+    let (restarted, during) = tokio::join!(ctx.subject().restart_server(), change_it);
+    if !restarted? {
         return Err(Stop::skipped("the subject cannot restart the server"));
     }
+    during?;
     watched
         .until("Stale", ctx.budgets().failure, |event| {
             matches!(event, InstanceEvent::Stale(_))
@@ -442,7 +459,20 @@ async fn server_restart(ctx: &Ctx) -> Verdict {
             matches!(event, InstanceEvent::Synced)
         })
         .await?;
-    change = change.memory(saasodoo_core::Bytes::new(spec.resources.memory.get() * 2));
+    // Made up for with the snapshot, or delivered right after it.
+    let made_up = |seen: &Instance| changed.diff(&seen.spec).is_empty();
+    if !watched.last(spec.id).is_some_and(made_up) {
+        watched
+            .until(
+                "what was changed during the outage",
+                ctx.budgets().failure,
+                |event| matches!(event, InstanceEvent::Applied(i) if i.id == spec.id && made_up(i)),
+            )
+            .await?;
+    }
+    let change = InstanceChange::new()
+        .set_env("CONTRACT".parse()?, "after")
+        .memory(saasodoo_core::Bytes::new(spec.resources.memory.get() * 2));
     ctx.orchestrator()
         .update(spec.id, &change, UpdateOptions::new())
         .await?;

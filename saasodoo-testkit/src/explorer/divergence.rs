@@ -5,7 +5,9 @@ use std::time::Duration;
 use saasodoo_core::dual::{Comparator, compare_fleets};
 use saasodoo_core::{InstanceFilter, InstanceOrchestrator};
 
-/// Fails when two orchestrators show different instances, or one instance in two ways, to the end of the settle window.
+/// Fails when two orchestrators show different instances, or one instance in two ways, at the end of the settle window.
+/// What differs then and has not differed in the same way all along is named as still changing: the window is too short
+/// for it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,12 +37,14 @@ pub async fn assert_no_divergence(
 ) {
     let compared = compare_fleets(primary, secondary, InstanceFilter::all(), comparator, settle, 3).await;
     let compared = compared.unwrap_or_else(|error| panic!("the two sides cannot be compared: {error}"));
-    let lines: Vec<String> = compared
-        .divergences()
-        .map(|(id, field)| {
+    let lasting = compared.divergences().map(|found| (found, ""));
+    let changing = compared.unsettled().map(|found| (found, " (still changing)"));
+    let lines: Vec<String> = lasting
+        .chain(changing)
+        .map(|((id, field), note)| {
             let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
             format!(
-                "{id}: {}: {} and {}",
+                "{id}: {}: {} and {}{note}",
                 field.field,
                 show(&field.primary),
                 show(&field.secondary)

@@ -167,8 +167,8 @@ impl MemoryBuilder {
         self
     }
 
-    /// The kind that the backend says it is, and how it tells where data is: a claim on Kubernetes, a directory on
-    /// Swarm. Default: [`BackendKind::Memory`].
+    /// The kind that the backend says it is, and how it tells where data is: a claim on Kubernetes, whose lists know only
+    /// what was asked for, a directory on Swarm. Default: [`BackendKind::Memory`].
     pub fn posing_as(mut self, kind: BackendKind) -> Self {
         self.settings.kind = kind;
         self
@@ -312,7 +312,8 @@ impl MemoryOrchestrator {
         self.write(|world, volumes, at| world.cause(id, trouble, at, volumes));
     }
 
-    /// Ends all trouble of an instance: what was given up is tried again.
+    /// Ends all trouble of an instance: what was given up is tried again, and the process of an
+    /// [orphan](Self::orphan) ends.
     pub fn clear(&self, id: InstanceId) {
         self.write(|world, volumes, at| world.clear(id, at, volumes));
     }
@@ -326,19 +327,43 @@ impl MemoryOrchestrator {
     }
 
     /// Changes what the platform has of the spec behind everybody's back, as a person with a console does. The running
-    /// process is left alone, and so are the hosts that are routed to it.
+    /// process is left alone, and so are the hosts that are routed to it. When somebody else changes the instance
+    /// meanwhile, the edit is made again on what is there then.
     ///
     /// # Errors
     /// `NotFound`.
-    pub fn edit_by_hand(&self, id: InstanceId, edit: impl FnOnce(&mut InstanceSpec)) -> Result<()> {
-        // Runs before the lock is taken for good: the edit is the caller's code.
-        let mut spec = self.read(|world, _, _| world.resolve(id).and_then(|id| Ok(world.tenant(id)?.spec.clone())))?;
-        edit(&mut spec);
-        spec.id = self.read(|world, _, _| world.resolve(id))?;
-        self.write(|world, volumes, at| {
-            world.change(spec.id, at, volumes, |tenant| tenant.spec = spec.clone());
-        });
-        Ok(())
+    pub fn edit_by_hand(&self, id: InstanceId, mut edit: impl FnMut(&mut InstanceSpec)) -> Result<()> {
+        loop {
+            let (id, mut spec, revision) = self.read(|world, _, _| {
+                let id = world.resolve(id)?;
+                let tenant = world.tenant(id)?;
+                Ok((id, tenant.spec.clone(), tenant.revision))
+            })?;
+            // Not under the lock: the edit is the caller's code.
+            edit(&mut spec);
+            spec.id = id;
+            let done = self.write(|world, volumes, at| {
+                let unchanged = world.tenant(world.resolve(id)?)?.revision == revision;
+                if unchanged {
+                    world.change(id, at, volumes, |tenant| tenant.spec = spec);
+                }
+                Ok(unchanged)
+            })?;
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes the instance's main object by hand and leaves its process alone, as `kubectl delete --cascade=orphan`
+    /// does; where the platform poses as Swarm the task drains, as after `docker service rm`. For as long as a process
+    /// of it lives, every question about the instance is answered with an error that is not `NotFound`, its data cannot be
+    /// had by another, and lists and watches do not know it. [`clear`](Self::clear) ends the process.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when it is an orphan already.
+    pub fn orphan(&self, id: InstanceId) -> Result<()> {
+        self.write(|world, volumes, at| world.orphan(id, at, volumes))
     }
 
     /// Makes a part of the instance's objects one that cannot be understood.

@@ -4,7 +4,7 @@
 use saasodoo_core::{
     BackendKind, Capability, CreateOptions, DataPolicy, DeleteOptions, Deleted, EnsureOutcome, Error, ErrorKind,
     FieldChange, Hold, Host, InstanceChange, InstanceId, InstanceSpec, ObjectIdentity, Operation, Plan, Power,
-    PurgeToken, Result, Transition, UpdateOptions,
+    PowerChange, PurgeToken, Result, Transition, UpdateOptions, decide_power,
 };
 
 use super::clock::Moment;
@@ -33,10 +33,7 @@ pub(super) struct Revision {
 /// What a power action would do.
 pub(super) struct Switch {
     id: InstanceId,
-    desired: bool,
-    hold: Option<Hold>,
-    transition: Option<Transition>,
-    stops: bool,
+    change: Option<PowerChange>,
     changes: Vec<FieldChange>,
 }
 
@@ -65,6 +62,7 @@ impl World {
             _ => None,
         };
         if let Some(tenant) = self.tenants.get(&spec.id) {
+            self.resolve(spec.id)?;
             if tenant.deleting.is_some() {
                 return Err(Error::conflict(["id"], "the instance is being deleted")
                     .with_advice("wait until the deletion is done"));
@@ -118,6 +116,13 @@ impl World {
                 (data, EnsureOutcome::Created)
             }
         };
+        // A directory that Kubernetes adopts has no size there; everywhere else its quota is kept.
+        let sized = self.kind() != BackendKind::Kubernetes || !data.adopted;
+        if sized && let Some(quota) = volumes.quota(&data.key).filter(|quota| *quota > spec.storage) {
+            let message = format!("{} is less than the {quota} that {} has", spec.storage, data.location);
+            return Err(Error::conflict(["storage"], message)
+                .with_advice("ask for at least the size of the data: storage cannot shrink"));
+        }
         Ok(Creation::Make { hosts, data, outcome })
     }
 
@@ -252,68 +257,29 @@ impl World {
         Ok((id, EnsureOutcome::Updated))
     }
 
-    pub(super) fn decide_power(&self, id: InstanceId, power: Power, volumes: &Volumes) -> Result<Switch> {
+    pub(super) fn decide_power(&self, id: InstanceId, power: Power, at: Moment, volumes: &Volumes) -> Result<Switch> {
         let id = self.resolve(id)?;
         let tenant = self.tenant(id)?;
-        if tenant.deleting.is_some() {
-            return Err(being_deleted());
+        let change = decide_power(&tenant.facts(self.stamp(at)), power)?;
+        let runs = matches!(power, Power::Start | Power::Restart);
+        if runs && !volumes.exists(&tenant.data.key) {
+            let message = format!("{} is not there", tenant.data.location);
+            return Err(Error::new(ErrorKind::StorageMissing, message)
+                .with_advice("find out where the data went before anything is started"));
         }
-        let mut switch = Switch {
-            id,
-            desired: tenant.desired,
-            hold: tenant.hold,
-            transition: None,
-            stops: false,
-            changes: Vec::new(),
-        };
-        match power {
-            Power::Start | Power::Restart if tenant.hold.is_some() => {
-                let hold = tenant.hold.map_or("", Hold::as_str);
-                return Err(
-                    Error::new(ErrorKind::NotAllowed, format!("the instance is held ({hold})"))
-                        .with_advice("take the hold away first: resume it"),
-                );
+        let mut changes = Vec::new();
+        if let Some(change) = change {
+            let desired = u32::from(tenant.desired);
+            if change.desired != desired {
+                let shown = |count: u32| Some(count.to_string());
+                changes.push(FieldChange::new("replicas", shown(desired), shown(change.desired)));
             }
-            Power::Restart if !tenant.desired => {
-                return Err(Error::new(ErrorKind::NotAllowed, "the instance is stopped").with_advice("start it"));
-            }
-            Power::Start | Power::Restart if !volumes.exists(&tenant.data.key) => {
-                let message = format!("{} is not there", tenant.data.location);
-                return Err(Error::new(ErrorKind::StorageMissing, message)
-                    .with_advice("find out where the data went before anything is started"));
-            }
-            Power::Start if !tenant.desired => {
-                switch.desired = true;
-                switch.transition = Some(Transition::Start);
-            }
-            Power::Restart => {
-                switch.transition = Some(Transition::Restart);
-                switch.stops = true;
-            }
-            Power::Start => {}
-            Power::Stop => switch.desired = false,
-            Power::Suspend => {
-                switch.desired = false;
-                switch.hold = Some(Hold::Suspended);
-            }
-            Power::Resume => {
-                if tenant.hold == Some(Hold::Suspended) {
-                    switch.hold = None;
-                }
+            if change.hold != tenant.hold {
+                let shown = |hold: Option<Hold>| hold.map(|hold| hold.as_str().to_owned());
+                changes.push(FieldChange::new("hold", shown(tenant.hold), shown(change.hold)));
             }
         }
-        if switch.desired != tenant.desired {
-            switch.stops = !switch.desired;
-            let shown = |on: bool| Some(u8::from(on).to_string());
-            let change = FieldChange::new("replicas", shown(tenant.desired), shown(switch.desired));
-            switch.changes.push(change);
-        }
-        if switch.hold != tenant.hold {
-            let shown = |hold: Option<Hold>| hold.map(|hold| hold.as_str().to_owned());
-            let change = FieldChange::new("hold", shown(tenant.hold), shown(switch.hold));
-            switch.changes.push(change);
-        }
-        Ok(switch)
+        Ok(Switch { id, change, changes })
     }
 
     pub(super) fn set_power(
@@ -323,24 +289,17 @@ impl World {
         at: Moment,
         volumes: &mut Volumes,
     ) -> Result<InstanceId> {
-        let Switch {
-            id,
-            desired,
-            hold,
-            transition,
-            stops,
-            changes,
-        } = self.decide_power(id, power, volumes)?;
-        if changes.is_empty() && !stops {
+        let Switch { id, change, .. } = self.decide_power(id, power, at, volumes)?;
+        let Some(change) = change else {
             return Ok(id);
-        }
-        if stops {
+        };
+        if change.ends_process {
             self.stop_units(id, at, volumes);
         }
         self.change(id, at, volumes, |tenant| {
-            tenant.desired = desired;
-            tenant.hold = hold;
-            tenant.transition = transition.or(tenant.transition);
+            tenant.desired = change.desired > 0;
+            tenant.hold = change.hold;
+            tenant.transition = change.transition.or(tenant.transition);
         });
         Ok(id)
     }
@@ -361,7 +320,7 @@ impl World {
         let purge = options.purge.is_some();
         Ok(match (found, data) {
             (Some(id), _) => Deletion::Instance { id, purge },
-            (None, Some(data)) if purge && !data.adopted => Deletion::Leftover { id, data },
+            (None, Some(data)) if purge => Deletion::Leftover { id, data },
             (None, retained) => Deletion::Nothing { retained },
         })
     }
@@ -410,8 +369,11 @@ impl World {
             }
             Deletion::Leftover { id, data } => {
                 let doomed = self.doomed(&data, volumes);
-                volumes.delete(&data.key, at);
                 self.retained.remove(&id);
+                if data.adopted {
+                    return Ok((Deleted::done(Some(data.location), doomed), None));
+                }
+                volumes.delete(&data.key, at);
                 Ok((Deleted::done(None, doomed), None))
             }
             Deletion::Instance { id, purge } => {
@@ -431,7 +393,7 @@ impl World {
         }
     }
 
-    pub(super) fn plan(&self, operation: &Operation, volumes: &Volumes) -> Result<Plan> {
+    pub(super) fn plan(&self, operation: &Operation, at: Moment, volumes: &Volumes) -> Result<Plan> {
         let mut plan = Plan::nothing(operation.instance());
         match operation {
             Operation::Create(spec, options) => {
@@ -450,9 +412,9 @@ impl World {
                 plan.changes = revision.changes;
             }
             Operation::SetPower(id, power) => {
-                let switch = self.decide_power(*id, *power, volumes)?;
+                let switch = self.decide_power(*id, *power, at, volumes)?;
                 plan.instance = switch.id;
-                plan.restarts = switch.stops;
+                plan.restarts = switch.change.is_some_and(|change| change.ends_process);
                 plan.changes = switch.changes;
             }
             Operation::Delete(id) => {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::panic::resume_unwind;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
@@ -33,7 +34,13 @@ async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Sen
 impl MemoryOrchestrator {
     /// Waits until nothing of the instance is left, under the configuration's deadline.
     async fn until_gone(&self, id: InstanceId) -> Result<()> {
-        let deadline = Instant::now() + self.read(|world, _, _| world.settings.config.deadlines.termination);
+        // A longer grace period than the configuration thought of is the instance's own wish.
+        let patience = self.read(|world, _, _| {
+            let grace = world.tenants.get(&id).map(|tenant| tenant.spec.scheduling.stop_grace());
+            let termination = world.settings.config.deadlines.termination;
+            termination.max(grace.unwrap_or_default() + Duration::from_secs(30))
+        });
+        let deadline = Instant::now() + patience;
         loop {
             let mut changes = self.changes();
             let gone = self.read(|world, _, _| world.tenants.get(&id).is_none_or(|tenant| tenant.deleting.is_none()));
@@ -170,7 +177,7 @@ impl InstanceOrchestrator for MemoryOrchestrator {
     async fn plan(&self, operation: &Operation) -> Result<Plan> {
         let id = operation.instance();
         let call = Call::new(OperationKind::Plan, Some(id));
-        let look = || self.read(|world, volumes, _| world.plan(operation, volumes));
+        let look = || self.read(|world, volumes, at| world.plan(operation, at, volumes));
         self.around(call, look)
             .await
             .map_err(|error| self.context(error, OperationKind::Plan, Some(id)))

@@ -239,6 +239,11 @@ impl SimUnit {
         })
     }
 
+    /// It answers, and shall.
+    pub(super) fn is_up(&self) -> bool {
+        self.ready && self.wanted
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         self.phase == UnitPhase::Lost
     }
@@ -393,7 +398,8 @@ impl SimUnit {
         self.exit(exit, scene);
     }
 
-    fn exit(&mut self, exit: Exit, scene: &mut Scene<'_>) {
+    fn exit(&mut self, mut exit: Exit, scene: &mut Scene<'_>) {
+        exit.started_at = self.started.map(|at| stamp(scene.base, at));
         let ran = self
             .started
             .map_or(Duration::ZERO, |started| scene.at.saturating_sub(started));

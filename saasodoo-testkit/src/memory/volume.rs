@@ -169,6 +169,10 @@ impl Volumes {
         }
     }
 
+    pub(super) fn quota(&self, key: &str) -> Option<Bytes> {
+        self.volumes.get(key)?.quota
+    }
+
     pub(super) fn use_by_instance(&mut self, key: &str) {
         if let Some(volume) = self.volumes.get_mut(key) {
             volume.users += 1;

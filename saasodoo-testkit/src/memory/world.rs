@@ -7,8 +7,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use saasodoo_core::{
     BackendKind, Bytes, Capability, Cause, DataPath, Endpoints, Error, ErrorKind, Facts, Hold, Host, Instance,
-    InstanceFilter, InstanceId, InstanceSpec, ObjectName, Provenance, Result, Secret, Source, Storage, StorageLocation,
-    StorageState, Transition, Unparsed,
+    InstanceFilter, InstanceId, InstanceSpec, ObjectName, Provenance, Result, Retry, Secret, Source, Storage,
+    StorageLocation, StorageState, Transition, Unparsed,
 };
 use tokio::sync::mpsc;
 
@@ -89,6 +89,8 @@ pub(super) struct Tenant {
     pub(super) hold: Option<Hold>,
     /// It is being deleted, and whether its data goes too.
     pub(super) deleting: Option<bool>,
+    /// Somebody removed its main object by hand; what is left of it are its units.
+    pub(super) orphaned: bool,
     pub(super) transition: Option<Transition>,
     pub(super) revision: u64,
     pub(super) created: Moment,
@@ -102,6 +104,15 @@ pub(super) struct Tenant {
 impl Tenant {
     pub(super) fn is_live(&self) -> bool {
         !self.units.is_empty()
+    }
+
+    /// What a decision about it needs, without its units.
+    pub(super) fn facts(&self, now: Timestamp) -> Facts {
+        let mut facts = Facts::new(u32::from(self.desired), now);
+        facts.hold = self.hold;
+        facts.deleting = self.deleting.is_some();
+        facts.transition = self.transition;
+        facts
     }
 }
 
@@ -158,8 +169,22 @@ impl World {
         self.counter
     }
 
-    /// The instance that is meant: a legacy id means the one whose first digits it has.
+    /// The instance that is meant: a legacy id means the one whose first digits it has. An orphan is neither there nor
+    /// gone.
     pub(super) fn resolve(&self, id: InstanceId) -> Result<InstanceId> {
+        let id = self.find(id)?;
+        if self.tenant(id)?.orphaned {
+            return Err(Error::conflict(
+                ["id"],
+                "its main object is gone, and a process of it still runs on its data",
+            )
+            .with_retry(Retry::After(None))
+            .with_advice("end the process, then look again; start nothing on the data before"));
+        }
+        Ok(id)
+    }
+
+    fn find(&self, id: InstanceId) -> Result<InstanceId> {
         if !id.is_legacy() {
             return if self.tenants.contains_key(&id) {
                 Ok(id)
@@ -206,6 +231,7 @@ impl World {
                     namespace: self.settings.config.namespace.clone(),
                     name: name.to_string(),
                     volume: Some(key.clone()),
+                    directory: None,
                 };
                 (key, location)
             }
@@ -276,6 +302,7 @@ impl World {
             desired: run,
             hold: None,
             deleting: None,
+            orphaned: false,
             transition: Some(Transition::Create),
             revision,
             created: at,
@@ -356,13 +383,14 @@ impl World {
         let Some(tenant) = self.tenants.get(&id) else {
             return;
         };
-        if tenant.deleting.is_some() && tenant.units.is_empty() {
+        let leaving = tenant.deleting.is_some() || tenant.orphaned;
+        if leaving && tenant.units.is_empty() {
             self.remove(id, at, volumes);
             return;
         }
         // One unit at a time: a new one is made when nothing is left of the one before.
         let refused = self.has_trouble(id, &Trouble::QuotaExceeded);
-        if tenant.desired && tenant.deleting.is_none() && tenant.units.is_empty() && !refused {
+        if tenant.desired && !leaving && tenant.units.is_empty() && !refused {
             let name = tenant.name.clone();
             let unit = format!("{name}-{}", volumes.suffix());
             let order = self.count();
@@ -371,6 +399,10 @@ impl World {
             }
         }
         if let Some(tenant) = self.tenants.get_mut(&id) {
+            // It is where it was to go; what happens to it from now on is another story.
+            if tenant.units.iter().any(SimUnit::is_up) {
+                tenant.transition = None;
+            }
             let due = tenant.units.iter().filter_map(SimUnit::due).min();
             if let Some(before) = std::mem::replace(&mut tenant.due, due) {
                 self.agenda.remove(&(before, id));
@@ -382,10 +414,30 @@ impl World {
         self.publish(id, at, volumes);
     }
 
+    /// What there was of it to see, for those who watch.
+    fn last_seen(&self, id: InstanceId, at: Moment, volumes: &Volumes) -> Option<Instance> {
+        let told = !self.subscribers.is_empty() && !self.tenants.get(&id)?.orphaned;
+        told.then(|| self.observe(id, at, volumes).ok()).flatten()
+    }
+
+    /// Somebody removes the main object by hand. On Swarm its task drains; elsewhere the process goes on.
+    pub(super) fn orphan(&mut self, id: InstanceId, at: Moment, volumes: &mut Volumes) -> Result<()> {
+        let id = self.resolve(id)?;
+        if let Some(last) = self.last_seen(id, at, volumes) {
+            self.tell(&News::Gone(Arc::new(last)));
+        }
+        if let Some(tenant) = self.tenants.get_mut(&id) {
+            tenant.orphaned = true;
+        }
+        if self.settings.kind == BackendKind::Swarm {
+            self.stop_units(id, at, volumes);
+        }
+        self.touch(id, at, volumes);
+        Ok(())
+    }
+
     fn remove(&mut self, id: InstanceId, at: Moment, volumes: &mut Volumes) {
-        let last = (!self.subscribers.is_empty())
-            .then(|| self.observe(id, at, volumes).ok())
-            .flatten();
+        let last = self.last_seen(id, at, volumes);
         let Some(tenant) = self.tenants.remove(&id) else {
             return;
         };
@@ -395,8 +447,11 @@ impl World {
         self.hosts.retain(|_, owner| *owner != id);
         self.names.remove(&tenant.name);
         volumes.release_by_instance(&tenant.data.key);
-        if tenant.deleting == Some(true) && !tenant.data.adopted {
-            volumes.delete(&tenant.data.key, at);
+        if tenant.deleting == Some(true) {
+            // What was adopted stays where it is; only that it was adopted is forgotten.
+            if !tenant.data.adopted {
+                volumes.delete(&tenant.data.key, at);
+            }
         } else {
             self.retained.insert(id, tenant.data);
         }
@@ -406,7 +461,7 @@ impl World {
     }
 
     fn publish(&mut self, id: InstanceId, at: Moment, volumes: &Volumes) {
-        if self.subscribers.is_empty() {
+        if self.subscribers.is_empty() || self.tenants.get(&id).is_none_or(|tenant| tenant.orphaned) {
             return;
         }
         if let Ok(instance) = self.observe(id, at, volumes) {
@@ -475,6 +530,9 @@ impl World {
 
     pub(super) fn clear(&mut self, id: InstanceId, at: Moment, volumes: &mut Volumes) {
         self.troubles.remove(&id);
+        if self.tenants.get(&id).is_some_and(|tenant| tenant.orphaned) {
+            self.stop_units(id, at, volumes);
+        }
         self.with_units(id, at, volumes, |units, _| {
             for unit in units {
                 unit.retry(at);
@@ -499,10 +557,7 @@ impl World {
     pub(super) fn observe(&self, id: InstanceId, at: Moment, volumes: &Volumes) -> Result<Instance> {
         let tenant = self.tenant(id)?;
         let now = self.stamp(at);
-        let mut facts = Facts::new(u32::from(tenant.desired), now);
-        facts.hold = tenant.hold;
-        facts.deleting = tenant.deleting.is_some();
-        facts.transition = tenant.transition;
+        let mut facts = tenant.facts(now);
         facts.units = tenant.units.iter().map(|unit| unit.observe(self.base)).collect();
         if tenant.desired && self.has_trouble(id, &Trouble::QuotaExceeded) {
             facts.obstacle = Some(Cause::QuotaExceeded {
@@ -549,10 +604,25 @@ impl World {
     pub(super) fn observe_all(&self, filter: &InstanceFilter, at: Moment, volumes: &Volumes) -> Vec<Instance> {
         self.tenants
             .iter()
-            .filter(|(_, tenant)| filter.matches_spec(&tenant.spec))
+            .filter(|(_, tenant)| !tenant.orphaned && filter.matches_spec(&tenant.spec))
             .filter_map(|(id, _)| self.observe(*id, at, volumes).ok())
             .filter(|instance| filter.matches(instance))
+            .map(|instance| self.as_listed(instance))
             .collect()
+    }
+
+    /// A list on Kubernetes reads no claims: it knows what was asked for, and not what became of it.
+    fn as_listed(&self, mut instance: Instance) -> Instance {
+        if self.settings.kind == BackendKind::Kubernetes {
+            let storage = &mut instance.storage;
+            storage.state = StorageState::NotObserved;
+            storage.capacity = None;
+            storage.used = None;
+            if let Some(StorageLocation::Claim { volume, .. }) = &mut storage.location {
+                *volume = None;
+            }
+        }
+        instance
     }
 }
 
