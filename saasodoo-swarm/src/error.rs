@@ -175,7 +175,7 @@ fn classify(error: &Bollard) -> (ErrorKind, bool, Option<&'static str>) {
     }
     match error {
         Bollard::SocketNotFoundError(_) => (ErrorKind::Unavailable, false, Some(START_ADVICE)),
-        Bollard::RequestTimeoutError => (ErrorKind::Timeout, true, None),
+        Bollard::RequestTimeoutError => (ErrorKind::Timeout, true, Some(START_ADVICE)),
         Bollard::HyperLegacyError { .. } | Bollard::HyperResponseError { .. } | Bollard::IOError { .. } => {
             (ErrorKind::Unavailable, sent, Some(START_ADVICE))
         }

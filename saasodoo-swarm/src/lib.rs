@@ -17,10 +17,15 @@ mod error;
 mod facts;
 #[cfg(test)]
 mod facts_tests;
+mod fence;
 mod health;
 mod logs;
 mod observed;
+mod patch;
 mod plan;
+mod power;
+#[cfg(test)]
+mod power_tests;
 mod purge;
 mod read;
 mod storage;

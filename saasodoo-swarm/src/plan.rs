@@ -7,11 +7,11 @@ use saasodoo_core::{
 use serde_json::Value;
 
 use crate::backend::Inner;
-use crate::change::powered;
 use crate::config::Credentials;
 use crate::convert;
 use crate::create::equal_or_conflict;
 use crate::facts;
+use crate::power::{powered, starts};
 use crate::read::Seen;
 
 impl Inner {
@@ -74,10 +74,10 @@ impl Inner {
     }
 
     async fn plan_update(&self, id: InstanceId, change: &InstanceChange) -> Result<Plan> {
-        let checked = self.check_change(id, change)?;
+        self.check_change(id, change)?;
         let seen = self.existing(id).await?;
-        let change = self.prepare(&seen, change, &checked, None).await?;
-        if change.fields.iter().any(|field| field.field.starts_with("route.")) {
+        let change = self.prepare(&seen, change, None).await?;
+        if change.routes {
             self.free(id, &change.after).await?;
         }
         let mut plan = Plan::nothing(id);
@@ -100,6 +100,9 @@ impl Inner {
         let Some(body) = powered(&seen, power)? else {
             return Ok(plan);
         };
+        if starts(&seen, &body) {
+            self.check_start(&seen).await?;
+        }
         let replicas = |body: &Value| convert::replicas(body).map(|replicas| replicas.to_string());
         if replicas(seen.body()) != replicas(&body) {
             plan.changes
@@ -148,10 +151,6 @@ impl Inner {
             plan.purge_token = Some(PurgeToken::new(BackendKind::Swarm, id, vec![left.identity]));
         }
         Ok(plan)
-    }
-
-    async fn existing(&self, id: InstanceId) -> Result<Seen> {
-        self.see(id).await?.ok_or_else(|| Error::not_found(id))
     }
 }
 
