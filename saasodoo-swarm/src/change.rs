@@ -245,7 +245,7 @@ impl Inner {
                     convert::set_label(&mut body, key, before);
                 }
             }
-            if body == *now.body() || self.post(&now, &body, None).await? {
+            if body == *now.body() || self.post(&now, &body).await? {
                 return Err(error);
             }
             pause(attempt).await;
@@ -255,7 +255,12 @@ impl Inner {
     }
 
     /// Sends a body made from what was seen. `false`: somebody was faster.
-    pub(crate) async fn post(&self, seen: &Seen, body: &Value, auth: Option<&RegistryAuth>) -> Result<bool> {
+    pub(crate) async fn post(&self, seen: &Seen, body: &Value) -> Result<bool> {
+        self.post_with(seen, body, None).await
+    }
+
+    /// The same with credentials for the image's registry; without them Swarm keeps those that it has.
+    pub(crate) async fn post_with(&self, seen: &Seen, body: &Value, auth: Option<&RegistryAuth>) -> Result<bool> {
         let version = seen.version().to_string();
         let query = [("version", version.as_str()), ("registryAuthFrom", "spec")];
         let path = format!("/services/{}/update", segment(seen.service_id()).map_err(Error::from)?);

@@ -77,7 +77,11 @@ pub(crate) fn fields(
         ));
     }
     for field in unread {
-        if fields.iter().any(|change| change.field.starts_with(field)) {
+        let part = format!("{field}.");
+        if fields
+            .iter()
+            .any(|change| change.field == *field || change.field.starts_with(&part))
+        {
             continue;
         }
         let value = match *field {
@@ -98,6 +102,7 @@ pub(crate) fn fields(
         };
         fields.push(FieldChange::new(*field, None, Some(value)));
     }
+    fields.sort_by(|a, b| a.field.cmp(&b.field));
     fields
 }
 

@@ -11,6 +11,7 @@ use crate::config::Credentials;
 use crate::convert;
 use crate::create::equal_or_conflict;
 use crate::facts;
+use crate::fence;
 use crate::power::{powered, starts};
 use crate::read::Seen;
 
@@ -115,6 +116,11 @@ impl Inner {
         if hold(seen.body()) != hold(&body) {
             plan.changes
                 .push(FieldChange::new("hold", hold(seen.body()), hold(&body)));
+        }
+        let fence = |body: &Value| fence::is_raised(body).then(|| "no node fits".to_owned());
+        if fence(seen.body()) != fence(&body) {
+            plan.changes
+                .push(FieldChange::new("placement", fence(seen.body()), fence(&body)));
         }
         plan.restarts = runs(&seen) && matches!(power, Power::Stop | Power::Restart | Power::Suspend);
         Ok(plan)

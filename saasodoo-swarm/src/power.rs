@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::backend::Inner;
 use crate::change::{ATTEMPTS, contended, pause};
+use crate::config::RegistryAuth;
 use crate::convert::{self, label};
 use crate::read::Seen;
 use crate::{facts, fence};
@@ -66,14 +67,9 @@ impl Inner {
 
     /// Sends a body that was made from what was seen, so that no two processes of the instance run at once. `false`:
     /// somebody was faster.
-    pub(crate) async fn send(
-        &self,
-        seen: &Seen,
-        body: &Value,
-        auth: Option<&crate::config::RegistryAuth>,
-    ) -> Result<bool> {
+    pub(crate) async fn send(&self, seen: &Seen, body: &Value, auth: Option<&RegistryAuth>) -> Result<bool> {
         if !replaces(seen, body) {
-            return self.post(seen, body, auth).await;
+            return self.post_with(seen, body, auth).await;
         }
         let id = facts::id_of(&seen.service)?;
         if let Some(limit) = overlaps(seen.body(), body) {
@@ -81,7 +77,7 @@ impl Inner {
             let replicas = convert::replicas(body).unwrap_or(1);
             convert::set_replicas(&mut down, 0);
             convert::set_label(&mut down, label::RESTARTING, Some(replicas.to_string()));
-            if !self.post(seen, &down, auth).await? {
+            if !self.post_with(seen, &down, auth).await? {
                 return Ok(false);
             }
             self.start_again(id, limit).await?;
@@ -92,7 +88,7 @@ impl Inner {
             let limit = self.config.common.deadlines.termination;
             self.until(id, limit, |seen| !drains(seen)).await?;
         }
-        self.post(seen, body, auth).await
+        self.post_with(seen, body, auth).await
     }
 
     /// Starts an instance that was stopped for a moment, once its process has ended.
@@ -107,7 +103,7 @@ impl Inner {
             let Some(body) = powered(&seen, Power::Start)? else {
                 return Ok(());
             };
-            if self.post(&seen, &body, None).await? {
+            if self.post(&seen, &body).await? {
                 return Ok(());
             }
             pause(attempt).await;
@@ -120,11 +116,15 @@ impl Inner {
         let deadline = Instant::now() + limit;
         let mut wait = FIRST_LOOK;
         loop {
-            let seen = self.existing(id).await?;
-            if is_so(&seen) {
-                return Ok(seen);
+            let late = Instant::now() + wait > deadline;
+            match self.existing(id).await {
+                Ok(seen) if is_so(&seen) => return Ok(seen),
+                Ok(_) => {}
+                // An instance that is down for a moment is not left so because a look at it fails.
+                Err(error) if !late && matches!(error.retry(), Retry::After(_)) => {}
+                Err(error) => return Err(error),
             }
-            if Instant::now() + wait > deadline {
+            if late {
                 return Err(Error::new(
                     ErrorKind::Timeout,
                     format!("the process before has not ended within {} s", limit.as_secs()),
