@@ -12,6 +12,7 @@ use crate::convert;
 use crate::directory::{
     ADOPTED, OWNER, PURGING, RETAINED, TOUCHED, changed, identity, is_empty, is_marked, mark, number, text,
 };
+use crate::fence;
 use crate::read::Seen;
 use crate::storage::DataRoot;
 use crate::task::timestamp;
@@ -54,7 +55,14 @@ pub(crate) enum Writer {
 impl Writer {
     /// From a service and its tasks.
     pub(crate) fn of(seen: &Seen) -> Self {
-        if convert::replicas(seen.body()) != Some(0) || seen.tasks.iter().any(|task| task.unit().is_live()) {
+        // Behind the constraint of a suspension nothing runs, whatever the number of replicas.
+        let stopped = convert::replicas(seen.body()) == Some(0) || fence::is_raised(seen.body());
+        if !stopped
+            || seen
+                .tasks
+                .iter()
+                .any(|task| task.unit().is_live() && task.state != "pending")
+        {
             return Self::Runs;
         }
         let updated = seen.service.get("UpdatedAt").and_then(Value::as_str);
