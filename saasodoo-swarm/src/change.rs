@@ -226,8 +226,11 @@ impl Inner {
     /// Two updates can both have found a host free; whoever then sees the other gives way.
     async fn keep_or_give_back(&self, seen: &Seen, change: &Change) -> Result<()> {
         let id = change.before.id;
-        let Err(error) = self.free(id, &change.after).await else {
-            return Ok(());
+        let error = match self.free(id, &change.after).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Conflict => error,
+            // Not to have seen is no clash: the change stays whole, and whoever is next sees it.
+            Err(error) => return Err(error.with_retry(saasodoo_core::Retry::OutcomeUnknown)),
         };
         let none = serde_json::Map::new();
         let labels = |body: &Value| body.get("Labels").and_then(Value::as_object).unwrap_or(&none).clone();
