@@ -367,11 +367,15 @@ async fn a_service_of_docker_py_is_adopted_and_operated() {
         step("restart", &["/TaskTemplate/ForceUpdate"]);
         running(&swarm, id).await;
         swarm.set_power(id, Power::Suspend).await.expect("accepted");
-        step("suspend", &["/Labels/saasodoo.hold", "/Mode/Replicated/Replicas"]);
+        let fence = "/TaskTemplate/Placement/Constraints";
+        step(
+            "suspend",
+            &["/Labels/saasodoo.hold", "/Mode/Replicated/Replicas", fence],
+        );
         let error = swarm.set_power(id, Power::Start).await.expect_err("held");
         assert_eq!(error.kind(), ErrorKind::NotAllowed, "{error}");
         swarm.set_power(id, Power::Resume).await.expect("accepted");
-        step("resume", &["/Labels/saasodoo.hold"]);
+        step("resume", &["/Labels/saasodoo.hold", fence]);
         swarm.set_power(id, Power::Start).await.expect("accepted");
         running(&swarm, id).await;
         let lines: Vec<_> = swarm.logs(id, LogOptions::tail(5)).try_collect().await.expect("a log");

@@ -94,7 +94,7 @@ async fn values_reach_the_process_as_they_are() {
         let instance = until(&swarm, spec.id, InstanceStatus::Running).await;
         assert!(instance.spec.diff(&spec).is_empty());
         let container = containers(instance.name.as_str());
-        assert_eq!(docker(&["exec", &container, "printenv", "RAW"]), value);
+        assert_eq!(docker(&["exec", &container, "sh", "-c", "echo \"$RAW\""]), value);
     })
     .await;
 }
