@@ -13,7 +13,7 @@ use saasodoo_core::{
 };
 use tracing::Instrument as _;
 
-use crate::builder::SwarmBuilder;
+use crate::builder::{Clock, SwarmBuilder};
 use crate::config::{QuotaPolicy, SwarmConfig};
 use crate::storage::DataRoot;
 use crate::watch::Hub;
@@ -44,6 +44,7 @@ pub(crate) struct Inner {
     pub(crate) config: SwarmConfig,
     pub(crate) storage: DataRoot,
     pub(crate) hub: Hub,
+    pub(crate) clock: Clock,
 }
 
 impl SwarmOrchestrator {
@@ -58,6 +59,10 @@ impl SwarmOrchestrator {
     /// # Errors
     /// `Configuration` for settings or certificates that cannot be used; `Unavailable` when there is no socket.
     pub fn connect(config: SwarmConfig) -> Result<Self> {
+        Self::assemble(config, None, Clock::default())
+    }
+
+    pub(crate) fn assemble(config: SwarmConfig, client: Option<bollard::Docker>, clock: Clock) -> Result<Self> {
         let context = |error: Error| {
             error
                 .with_operation(OperationKind::Connect)
@@ -65,12 +70,17 @@ impl SwarmOrchestrator {
         };
         config.validate().map_err(context)?;
         let deadlines = config.common.deadlines;
+        let wire = match client {
+            Some(client) => Wire::over(client, deadlines),
+            None => Wire::connect(&config.host, deadlines).map_err(context)?,
+        };
         Ok(Self {
             inner: Arc::new(Inner {
-                wire: Wire::connect(&config.host, deadlines).map_err(context)?,
-                storage: DataRoot::new(config.data_root.clone(), config.quota, deadlines.write),
+                wire,
+                storage: DataRoot::new(config.data_root.clone(), config.quota, deadlines),
                 config,
                 hub: Hub::default(),
+                clock,
             }),
         })
     }

@@ -1,7 +1,10 @@
 //! How an orchestrator is put together.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use saasodoo_core::{Config, Result};
 
 use crate::backend::SwarmOrchestrator;
@@ -25,11 +28,39 @@ use crate::config::{Credentials, DockerHost, ImageResolution, Polling, QuotaPoli
 #[derive(Debug, Clone)]
 pub struct SwarmBuilder {
     config: SwarmConfig,
+    client: Option<bollard::Docker>,
+    clock: Clock,
+}
+
+/// Who tells the time.
+#[derive(Clone)]
+pub(crate) struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self(Arc::new(Timestamp::now))
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
 }
 
 impl SwarmBuilder {
     pub(crate) fn new(config: SwarmConfig) -> Self {
-        Self { config }
+        Self {
+            config,
+            client: None,
+            clock: Clock::default(),
+        }
     }
 
     /// Replaces what all backends share.
@@ -103,11 +134,25 @@ impl SwarmBuilder {
         self
     }
 
+    /// This client, over whatever transport it has, in place of a connection to the host: for a simulated daemon.
+    #[must_use]
+    pub fn client(mut self, client: bollard::Docker) -> Self {
+        self.client = Some(client);
+        self
+    }
+
+    /// This clock in place of the system's: for a simulated daemon, whose time passes at another pace.
+    #[must_use]
+    pub fn clock(mut self, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        self.clock = Clock(Arc::new(now));
+        self
+    }
+
     /// The orchestrator. Makes no request.
     ///
     /// # Errors
     /// `Configuration` for settings or certificates that cannot be used; `Unavailable` when there is no socket.
     pub fn build(self) -> Result<SwarmOrchestrator> {
-        SwarmOrchestrator::connect(self.config)
+        SwarmOrchestrator::assemble(self.config, self.client, self.clock)
     }
 }

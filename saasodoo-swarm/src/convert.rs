@@ -30,6 +30,8 @@ pub(crate) mod label {
     pub(crate) const ADDONS: &str = "saasodoo.addons.custom";
     pub(crate) const ADDONS_DISABLED: &str = "saasodoo.addons.disabled";
     pub(crate) const HOLD: &str = "saasodoo.hold";
+    /// With the number of replicas: it is down only until the process before has ended.
+    pub(crate) const RESTARTING: &str = "saasodoo.restarting";
     /// The directory was there before: a purge never touches it.
     pub(crate) const ADOPTED: &str = "saasodoo.data.adopted";
     /// The image's digest was found out by this library and is no part of the spec.
@@ -41,6 +43,9 @@ pub(crate) const DATA_TARGET: &str = "/bitnami/odoo";
 /// The variables of [`RESERVED_ENVIRONMENT`](saasodoo_core::RESERVED_ENVIRONMENT) that are passwords.
 pub(crate) const DATABASE_PASSWORD: &str = "ODOO_DATABASE_PASSWORD";
 pub(crate) const ADMIN_PASSWORD: &str = "ODOO_PASSWORD";
+
+/// Docker's own grace period, for services that name none.
+pub(crate) const DOCKER_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
 const SECOND: i64 = 1_000_000_000;
 /// Failed probes in a row after which Docker gives the container up.
@@ -68,6 +73,23 @@ pub(crate) fn check_supported(spec: &InstanceSpec) -> Result<()> {
     if !spec.scheduling.tolerations.is_empty() {
         return Err(Error::unsupported("scheduling.tolerations", "Swarm has no taints")
             .with_advice("use node labels and scheduling.node_selector"));
+    }
+    // What the daemon would refuse once the directory and the secrets are made.
+    for (key, value) in &spec.scheduling.node_selector {
+        let plain = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        };
+        let (key, value) = (key.as_str(), value.as_str());
+        if key.is_empty() || value.is_empty() || !plain(key) || !plain(value) {
+            return Err(Error::unsupported(
+                "scheduling.node_selector",
+                format!("Swarm has no constraint for {key}={value}"),
+            )
+            .with_advice(
+                "use a node label whose key has letters, digits, '-', '_' and '.', and a value that is not empty",
+            ));
+        }
     }
     if spec.scheduling.priority_class.is_some() {
         return Err(Error::unsupported(
@@ -210,7 +232,7 @@ pub(crate) fn service(creation: &Creation<'_>, config: &SwarmConfig) -> Result<V
     Ok(body)
 }
 
-const HEALTHCHECK: &[&str] = &["TaskTemplate", "ContainerSpec", "Healthcheck"];
+pub(crate) const HEALTHCHECK: &[&str] = &["TaskTemplate", "ContainerSpec", "Healthcheck"];
 
 fn labels(spec: &InstanceSpec, name: &ObjectName, hosts: &[Host], config: &SwarmConfig) -> BTreeMap<String, String> {
     let mut labels = traefik::labels(name.as_str(), hosts, config);
@@ -242,7 +264,7 @@ fn labels(spec: &InstanceSpec, name: &ObjectName, hosts: &[Host], config: &Swarm
 }
 
 /// Labels that are there only when the field is set.
-fn optional_labels(spec: &InstanceSpec) -> [(&'static str, Option<String>); 4] {
+pub(crate) fn optional_labels(spec: &InstanceSpec) -> [(&'static str, Option<String>); 4] {
     let join = |set: &std::collections::BTreeSet<String>| {
         (!set.is_empty()).then(|| set.iter().cloned().collect::<Vec<_>>().join(","))
     };
@@ -264,7 +286,7 @@ fn environment(spec: &InstanceSpec, secrets: &[SecretFile]) -> Vec<String> {
         if secrets.iter().any(|file| file.variable == variable) {
             format!("{variable}_FILE={}", secret_path(variable))
         } else {
-            format!("{variable}={}", secret.expose().unwrap_or_default())
+            variable_entry(variable, secret.expose().unwrap_or_default())
         }
     };
     if let Some(DatabaseEndpoint {
@@ -275,24 +297,43 @@ fn environment(spec: &InstanceSpec, secrets: &[SecretFile]) -> Vec<String> {
         password: secret,
     }) = &spec.database
     {
-        env.push(format!("ODOO_DATABASE_HOST={host}"));
+        env.push(variable_entry("ODOO_DATABASE_HOST", host));
         env.push(format!("ODOO_DATABASE_PORT_NUMBER={port}"));
-        env.push(format!("ODOO_DATABASE_NAME={name}"));
+        env.push(variable_entry("ODOO_DATABASE_NAME", name));
         if let Some(user) = user {
-            env.push(format!("ODOO_DATABASE_USER={user}"));
+            env.push(variable_entry("ODOO_DATABASE_USER", user));
         }
         env.push(password(DATABASE_PASSWORD, secret));
     }
     if let Some(admin) = &spec.admin {
-        env.push(format!("ODOO_EMAIL={}", admin.email));
+        env.push(variable_entry("ODOO_EMAIL", &admin.email));
         env.push(password(ADMIN_PASSWORD, &admin.password));
     }
     env.push(format!(
         "ODOO_LOAD_DEMO_DATA={}",
         if spec.demo_data { "yes" } else { "no" }
     ));
-    env.extend(spec.environment.iter().map(|(name, value)| format!("{name}={value}")));
+    env.extend(
+        spec.environment
+            .iter()
+            .map(|(name, value)| variable_entry(name.as_str(), value)),
+    );
     env
+}
+
+/// Swarm takes every variable for a template of Go's `text/template`, and puts in what stands between these.
+const TEMPLATE: &str = "{{";
+/// A template whose result is [`TEMPLATE`].
+const LITERAL: &str = r#"{{"{{"}}"#;
+
+/// A variable as the daemon takes it, whose value reaches the process as it is.
+pub(crate) fn variable_entry(name: &str, value: &str) -> String {
+    format!("{name}={}", value.replace(TEMPLATE, LITERAL))
+}
+
+/// The value that the process gets of what [`variable_entry`] wrote. Templates of others stay as they are.
+pub(crate) fn variable_value(text: &str) -> String {
+    text.replace(LITERAL, TEMPLATE)
 }
 
 fn secret_path(variable: &str) -> String {
@@ -313,7 +354,7 @@ fn secret_reference(file: &SecretFile) -> models::TaskSpecContainerSpecSecrets {
 }
 
 /// The probe, asked inside the container by whichever of the two programs the image has.
-fn health_check(probes: &Probes) -> Value {
+pub(crate) fn health_check(probes: &Probes) -> Value {
     let Probes {
         path,
         period_seconds,
@@ -355,120 +396,6 @@ pub(crate) fn probes(health_check: &Value) -> Option<Probes> {
     Some(probes)
 }
 
-/// Changes an inspected body from one spec to another, and nothing else in it.
-pub(crate) fn patch(
-    body: &mut Value,
-    before: &InstanceSpec,
-    after: &InstanceSpec,
-    hosts: &[Host],
-    resolved: Option<&str>,
-) -> Result<()> {
-    let ours = body
-        .pointer("/Labels")
-        .and_then(|labels| labels.get(label::MANAGED_BY))
-        .is_some();
-    if before.image != after.image {
-        let image = resolved.unwrap_or(after.image.as_str());
-        *child(body, &["TaskTemplate", "ContainerSpec", "Image"]) = json!(image);
-        set_label(body, label::RESOLVED, resolved.map(|_| "true".to_owned()));
-    }
-    let (old, new) = (&before.resources, &after.resources);
-    for (changed, kind, name, value) in [
-        (old.cpu != new.cpu, "Limits", "NanoCPUs", Some(new.cpu.nano_cpus())),
-        (
-            old.memory != new.memory,
-            "Limits",
-            "MemoryBytes",
-            Some(new.memory.as_i64()),
-        ),
-        (
-            old.cpu_request != new.cpu_request,
-            "Reservations",
-            "NanoCPUs",
-            new.cpu_request.map(|cpu| cpu.nano_cpus()),
-        ),
-        (
-            old.memory_request != new.memory_request,
-            "Reservations",
-            "MemoryBytes",
-            new.memory_request.map(|memory| memory.as_i64()),
-        ),
-    ] {
-        if changed {
-            *child(body, &["TaskTemplate", "Resources", kind, name]) = json!(value.unwrap_or(0));
-        }
-    }
-    if before.environment != after.environment {
-        patch_environment(body, before, after);
-    }
-    if before.probes != after.probes {
-        *child(body, HEALTHCHECK) = health_check(&after.probes);
-    }
-    if before.route != after.route {
-        patch_route(body, hosts);
-    }
-    for ((key, old), (_, new)) in optional_labels(before).into_iter().zip(optional_labels(after)) {
-        if old != new {
-            set_label(body, key, new);
-        }
-    }
-    if ours && before.storage != after.storage {
-        set_label(body, label::STORAGE, Some(after.storage.get().to_string()));
-    }
-    for key in before.labels.keys().chain(after.labels.keys()) {
-        if before.labels.get(key) != after.labels.get(key) {
-            set_label(body, key.as_str(), after.labels.get(key).map(ToString::to_string));
-        }
-    }
-    Ok(())
-}
-
-fn patch_environment(body: &mut Value, before: &InstanceSpec, after: &InstanceSpec) {
-    let env = child(body, &["TaskTemplate", "ContainerSpec", "Env"]);
-    let mut list = env.as_array().cloned().unwrap_or_default();
-    let name_of = |entry: &Value| {
-        entry
-            .as_str()
-            .map(|text| text.split('=').next().unwrap_or_default().to_owned())
-    };
-    for name in before.environment.keys().chain(after.environment.keys()) {
-        let (old, new) = (before.environment.get(name), after.environment.get(name));
-        if old == new {
-            continue;
-        }
-        let position = list
-            .iter()
-            .position(|entry| name_of(entry).as_deref() == Some(name.as_str()));
-        match (position, new) {
-            (Some(position), Some(value)) => list[position] = json!(format!("{name}={value}")),
-            (Some(position), None) => {
-                list.remove(position);
-            }
-            (None, Some(value)) => list.push(json!(format!("{name}={value}"))),
-            (None, None) => {}
-        }
-    }
-    *env = Value::Array(list);
-}
-
-fn patch_route(body: &mut Value, hosts: &[Host]) {
-    let keys: Vec<String> = body
-        .pointer("/Labels")
-        .and_then(Value::as_object)
-        .map(|labels| labels.keys().cloned().collect())
-        .unwrap_or_default();
-    for key in &keys {
-        if let Some(rule) = traefik::reroute(key, hosts) {
-            set_label(body, key, Some(rule));
-        } else if key.starts_with(label::HOST) {
-            set_label(body, key, None);
-        }
-    }
-    for host in hosts {
-        set_label(body, &format!("{}{host}", label::HOST), Some("true".to_owned()));
-    }
-}
-
 /// Sets the number of replicas.
 pub(crate) fn set_replicas(body: &mut Value, replicas: u64) {
     *child(body, &["Mode", "Replicated", "Replicas"]) = json!(replicas);
@@ -481,10 +408,22 @@ pub(crate) fn replicas(body: &Value) -> Option<u64> {
     Some(replicated.get("Replicas").and_then(Value::as_u64).unwrap_or(1))
 }
 
+/// The replicas that a service gets back once the process before has ended.
+pub(crate) fn restarting(body: &Value) -> Option<u64> {
+    body.pointer("/Labels")?.get(label::RESTARTING)?.as_str()?.parse().ok()
+}
+
 /// Has Swarm replace the tasks of an otherwise unchanged service.
 pub(crate) fn force_update(body: &mut Value) {
     let counter = child(body, &["TaskTemplate", "ForceUpdate"]);
     *counter = json!(counter.as_u64().unwrap_or(0).wrapping_add(1));
+}
+
+/// Labels of the platform itself, which are no part of a spec.
+pub(crate) fn is_platform_label(key: &str) -> bool {
+    ["saasodoo.", "traefik.", "com.docker."]
+        .iter()
+        .any(|prefix| key.starts_with(prefix))
 }
 
 /// Sets or removes a label of the service.
@@ -500,7 +439,7 @@ pub(crate) fn set_label(body: &mut Value, key: &str, value: Option<String>) {
 }
 
 /// The place at this path; objects on the way are made.
-fn child<'a>(value: &'a mut Value, path: &[&str]) -> &'a mut Value {
+pub(crate) fn child<'a>(value: &'a mut Value, path: &[&str]) -> &'a mut Value {
     path.iter().fold(value, |value, name| {
         if !value.is_object() {
             *value = json!({});

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::config::SwarmConfig;
 use crate::convert::{self, Creation, SecretFile};
-use crate::facts_tests::{as_shown, read_back, spec};
+use crate::facts_tests::{as_shown, legacy, read_back, spec};
+use crate::patch::{self, Patch};
 
 fn config() -> SwarmConfig {
     SwarmConfig::new(Config::default())
@@ -172,14 +173,31 @@ fn foreign() -> Value {
     body
 }
 
+/// The body after a change.
+fn apply(change: &InstanceChange, body: &Value, hosts: &[saasodoo_core::Host], config: &SwarmConfig) -> Value {
+    let seen = read_back(body, config);
+    let after = change.apply_to(&seen.spec).expect("a change");
+    let mut new = body.clone();
+    let patch = Patch {
+        asked: change,
+        before: &seen.spec,
+        after: &after,
+        hosts,
+        resolved: None,
+        unread: &patch::unread(change, &seen.unparsed, body),
+        config,
+    };
+    patch.apply(&mut new).expect("patched");
+    new
+}
+
 fn patched(change: &InstanceChange) -> Vec<String> {
     let config = config();
     let body = foreign();
     let before = read_back(&body, &config).spec;
     let after = change.apply_to(&before).expect("a change");
     let hosts = after.hosts(&config.common.base_domain).expect("hosts");
-    let mut new = body.clone();
-    convert::patch(&mut new, &before, &after, &hosts, None).expect("patched");
+    let new = apply(change, &body, &hosts, &config);
     // And it is read back as asked; the storage of a foreign service is its quota and no part of the body.
     let mut asked = after.clone();
     asked.storage = before.storage;
@@ -239,9 +257,8 @@ fn the_order_of_the_environment_stays() {
     let change = InstanceChange::new()
         .set_env("A".parse().expect("a name"), "2")
         .set_env("B".parse().expect("a name"), "3");
-    let after = change.apply_to(&before).expect("a change");
-    let mut new = body.clone();
-    convert::patch(&mut new, &before, &after, &[], None).expect("patched");
+    assert_eq!(before.environment.len(), 1);
+    let new = apply(&change, &body, &[], &config());
     let env = |body: &Value| {
         body["TaskTemplate"]["ContainerSpec"]["Env"]
             .as_array()
@@ -252,6 +269,169 @@ fn the_order_of_the_environment_stays() {
     assert_eq!(new.len(), old.len() + 1);
     assert_eq!(new[new.len() - 2..], [json!("A=2"), json!("B=3")]);
     assert_eq!(new[..new.len() - 2], old[..old.len() - 1]);
+}
+
+/// A body of today without its limits and its router, and with an entry twice.
+fn bare() -> Value {
+    let mut body = legacy(1)["Spec"].clone();
+    body["TaskTemplate"]
+        .as_object_mut()
+        .expect("a template")
+        .remove("Resources");
+    let labels = body["Labels"].as_object_mut().expect("labels");
+    labels.retain(|key, _| !key.starts_with("traefik."));
+    labels.insert("odd".to_owned(), json!("not a label's value!"));
+    body["TaskTemplate"]["ContainerSpec"]["Env"] = json!(["A=1", "B=2", "A=3"]);
+    body
+}
+
+#[test]
+fn what_was_not_read_is_written_when_asked_for() {
+    let config = config();
+    let body = bare();
+    let seen = read_back(&body, &config);
+    // Equal to what observation puts in the place of a limit that is not there.
+    let change = InstanceChange::new()
+        .memory(seen.spec.resources.memory)
+        .cpu(seen.spec.resources.cpu)
+        .probes(seen.spec.probes.clone())
+        .route(seen.spec.route.clone())
+        .storage(seen.spec.storage)
+        .unset_label("odd".parse().expect("a key"));
+    let unread = patch::unread(&change, &seen.unparsed, &body);
+    let fields: Vec<String> = patch::fields(&change, &seen.spec, &seen.spec, &unread, &body)
+        .into_iter()
+        .map(|change| change.field)
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "labels.odd",
+            "probes",
+            "resources.cpu",
+            "resources.memory",
+            "route",
+            "storage"
+        ]
+    );
+    let hosts = seen.spec.hosts(&config.common.base_domain).expect("hosts");
+    let new = apply(&change, &body, &hosts, &config);
+    let limits = &new["TaskTemplate"]["Resources"]["Limits"];
+    assert_eq!(limits["MemoryBytes"], json!(seen.spec.resources.memory.get()));
+    assert_eq!(limits["NanoCPUs"], json!(seen.spec.resources.cpu.nano_cpus()));
+    assert!(new["TaskTemplate"]["ContainerSpec"]["Healthcheck"].is_object());
+    assert!(new["Labels"].get("odd").is_none());
+    let again = read_back(&new, &config);
+    assert_eq!(again.endpoints.hosts, hosts, "it is routed now");
+    assert!(
+        patch::unread(&change, &again.unparsed, &new)
+            .iter()
+            .all(|field| *field == "storage")
+    );
+}
+
+#[test]
+fn a_variable_that_is_there_twice_is_there_once_afterwards() {
+    let body = bare();
+    let name = |text: &str| -> saasodoo_core::EnvName { text.parse().expect("a name") };
+    let env =
+        |change: InstanceChange| apply(&change, &body, &[], &config())["TaskTemplate"]["ContainerSpec"]["Env"].clone();
+    assert_eq!(
+        env(InstanceChange::new().set_env(name("A"), "4")),
+        json!(["A=4", "B=2"])
+    );
+    assert_eq!(env(InstanceChange::new().unset_env(name("A"))), json!(["B=2"]));
+    assert_eq!(
+        env(InstanceChange::new().set_env(name("C"), "{{.Node.Hostname}}")),
+        json!(["A=1", "B=2", "A=3", r#"C={{"{{"}}.Node.Hostname}}"#]),
+        "Swarm would put the node's name there"
+    );
+}
+
+#[test]
+fn templates_of_others_stay_as_they_are() {
+    let mut body = bare();
+    let template = "HOST={{.Node.Hostname}}";
+    body["TaskTemplate"]["ContainerSpec"]["Env"] = json!([template, "A=1"]);
+    let seen = read_back(&body, &config());
+    let host = seen
+        .spec
+        .environment
+        .get(&"HOST".parse().expect("a name"))
+        .map(String::as_str);
+    assert_eq!(host, Some("{{.Node.Hostname}}"));
+    let new = apply(
+        &InstanceChange::new().set_env("A".parse().expect("a name"), "2"),
+        &body,
+        &[],
+        &config(),
+    );
+    assert_eq!(new["TaskTemplate"]["ContainerSpec"]["Env"], json!([template, "A=2"]));
+    for value in ["{{", "{{{", "{{{{{", r#"{{"{{"}}x"#, "{ {}} }}"] {
+        let entry = convert::variable_entry("X", value);
+        let (_, text) = entry.split_once('=').expect("an entry");
+        assert_eq!(convert::variable_value(text), value, "{entry}");
+    }
+}
+
+#[test]
+fn other_routers_of_a_service_are_not_touched() {
+    let mut body = legacy(1)["Spec"].clone();
+    let redirect = "traefik.http.routers.acme-redirect.rule";
+    body["Labels"][redirect] = json!("Host(`old.example`)");
+    let main = "traefik.http.routers.odoo-acme-0a1b2c3d.rule";
+    body["Labels"][main] = json!("Host(`acme.saasodoo.com`) && !PathPrefix(`/web/database`)");
+    let mut route = saasodoo_core::Route::default();
+    route.subdomain = Some("shop".parse().expect("a label"));
+    let host = "shop.saasodoo.com".parse().expect("a host");
+    let new = apply(&InstanceChange::new().route(route), &body, &[host], &config());
+    assert_eq!(
+        differing(&body, &new),
+        [
+            "/Labels/saasodoo.host.shop.saasodoo.com",
+            "/Labels/saasodoo.route.subdomain",
+            &format!("/Labels/{main}"),
+        ]
+    );
+    assert_eq!(
+        new["Labels"][main],
+        "Host(`shop.saasodoo.com`) && !PathPrefix(`/web/database`)"
+    );
+}
+
+#[test]
+fn a_selector_that_swarm_refuses_is_refused_first() {
+    for (key, value, fits) in [
+        ("disk", "ssd", true),
+        ("saasodoo.example", "a_b-c", true),
+        ("example.com/disk", "ssd", false),
+        ("disk", "", false),
+    ] {
+        let mut spec = spec();
+        spec.scheduling
+            .node_selector
+            .insert(key.parse().expect("a key"), value.parse().expect("a value"));
+        let answer = convert::check_supported(&spec);
+        assert_eq!(answer.is_ok(), fits, "{key}={value}: {answer:?}");
+        if let Err(error) = answer {
+            assert_eq!(error.field(), Some("scheduling.node_selector"));
+        }
+    }
+}
+
+#[test]
+fn what_may_be_secret_is_not_in_what_could_not_be_read() {
+    let mut body = legacy(1)["Spec"].clone();
+    let container = &mut body["TaskTemplate"]["ContainerSpec"];
+    container["Command"] = json!(["odoo", "--password=s3ntinel"]);
+    container["Args"] = json!(["s3ntinel"]);
+    container["Healthcheck"] = json!({"Test": ["CMD", "curl", "-u", "s3ntinel"]});
+    let seen = read_back(&body, &config());
+    for field in ["command", "args", "probes"] {
+        let left = seen.unparsed.iter().find(|left| left.field == field).expect(field);
+        assert_eq!(left.raw, "");
+    }
+    assert!(!format!("{:?}", seen.unparsed).contains("s3ntinel"));
 }
 
 #[test]

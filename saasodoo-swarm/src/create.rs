@@ -1,14 +1,12 @@
 //! Creating an instance, and undoing exactly what a failed creation made.
 
-use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures::future::join_all;
 use saasodoo_core::{
     BackendKind, Bytes, CreateOptions, DataPolicy, EnsureOutcome, Ensured, Error, ErrorKind, Host, ImageRef, Instance,
-    InstanceId, InstanceSpec, ObjectName, Result,
+    InstanceId, InstanceSpec, ObjectName, Result, Retry,
 };
 use serde_json::{Value, json};
 
@@ -17,10 +15,18 @@ use crate::config::{Credentials, ImageResolution};
 use crate::convert::{self, Creation, SecretFile, label};
 use crate::error::{Answer, Failure};
 use crate::facts;
-use crate::read::{Seen, selector};
+use crate::read::Seen;
 use crate::storage::Prepared;
-use crate::task::Task;
-use crate::wire::{each_element, filters, json as parse, segment};
+use crate::wire::{json as parse, segment};
+
+/// A label with a random value, by which a call knows the service that it made itself.
+const CREATION: &str = "saasodoo.creation";
+/// A label of a service that its creation has not started yet.
+const UNFINISHED: &str = "saasodoo.creation.unfinished";
+/// How often a creation tries to start a service that others change at the same time.
+const ATTEMPTS: u32 = 6;
+/// How long a creation leaves another one of the same instance the time to finish, before it does so itself.
+const HANDOVER: Duration = Duration::from_secs(20);
 
 /// A spec that was checked, with what follows from it.
 pub(crate) struct Checked {
@@ -73,15 +79,16 @@ impl Inner {
         made: &mut Made,
     ) -> Result<Ensured> {
         if let Some(existing) = self.look(spec, checked).await? {
-            return self.already(spec, &existing).await;
+            return self.already(spec, options, checked, existing).await;
         }
-        self.until_gone(spec.id).await?;
+        let termination = self.config.common.deadlines.termination;
+        self.until_gone(spec.id, &[], termination).await?;
         let prepared = match self.directory(spec, options).await {
             Ok(prepared) => prepared,
             // Somebody else may be creating the same instance right now.
             Err(error) if error.kind() == ErrorKind::Conflict => {
                 return match self.see(spec.id).await? {
-                    Some(existing) => self.already(spec, &existing).await,
+                    Some(existing) => self.already(spec, options, checked, existing).await,
                     None => Err(error),
                 };
             }
@@ -95,40 +102,30 @@ impl Inner {
         made.directory = Some(prepared.clone());
         let resolved = self.resolve(&spec.image).await?;
         let secrets = self.make_secrets(spec, made).await?;
-        let body = convert::service(
+        // Nothing of it runs before everything is checked: until then it can be taken back without a trace.
+        let mut body = convert::service(
             &Creation {
                 spec,
                 name: &checked.name,
                 hosts: &checked.hosts,
                 directory: &prepared.path,
                 adopted: prepared.adopted,
-                stopped: options.stopped,
+                stopped: true,
                 secrets: &secrets,
                 resolved: resolved.as_deref(),
             },
             &self.config,
         )?;
-        let posted = self
-            .wire
-            .post("/services/create", &[], &body, self.config.registry.as_ref())
-            .await
-            .and_then(|answer| parse(&answer));
-        match posted {
-            Ok(answer) => made.service = answer.get("ID").and_then(Value::as_str).map(str::to_owned),
+        let nonce = InstanceId::random().to_string();
+        convert::set_label(&mut body, CREATION, Some(nonce.clone()));
+        if !options.stopped {
+            convert::set_label(&mut body, UNFINISHED, Some("true".to_owned()));
+        }
+        match self.post_service(&body).await {
+            Ok(id) => made.service = Some(id),
             Err(failure) if failure.is_taken() => {
                 return match self.see(spec.id).await? {
-                    // Faster by somebody else, who uses the same directory.
-                    Some(existing) => {
-                        self.undo(
-                            spec.id,
-                            Made {
-                                directory: None,
-                                ..std::mem::take(made)
-                            },
-                        )
-                        .await;
-                        self.already(spec, &existing).await
-                    }
+                    Some(existing) => self.give_way(spec, options, checked, existing, made).await,
                     None => Err(Error::conflict(
                         ["name"],
                         format!("a service of somebody else has the name {}", checked.name),
@@ -137,10 +134,11 @@ impl Inner {
                 };
             }
             Err(failure) if failure.is_unknown() => match self.see(spec.id).await {
-                Ok(Some(existing)) if uses_secrets(&existing, &secrets) => {
+                Ok(Some(existing)) if facts::label_of(&existing.service, CREATION) == Some(nonce.as_str()) => {
                     made.service = Some(existing.service_id().to_owned());
                 }
-                Ok(_) => return Err(failure.into()),
+                Ok(Some(existing)) => return self.give_way(spec, options, checked, existing, made).await,
+                Ok(None) => return Err(failure.into()),
                 Err(_) => {
                     // It may be there: taking its directory away would be worse than leaving an empty one.
                     *made = Made::default();
@@ -149,6 +147,7 @@ impl Inner {
             },
             Err(failure) => return Err(failure.into()),
         }
+        made.directory = Some(self.storage.hold(prepared.clone()).await?);
         // Two creations can both have found a host free; the service that was made later gives way.
         let (taken, seen) = futures::join!(self.taken(spec.id, &checked.hosts), self.see(spec.id));
         let seen = seen?.ok_or_else(|| Error::not_found(spec.id))?;
@@ -159,9 +158,88 @@ impl Inner {
         if let Some((host, other)) = taken?.into_iter().find(|(_, other)| age(other) < age(&seen.service)) {
             return Err(host_taken(&host, &other));
         }
+        let seen = if options.stopped {
+            seen
+        } else {
+            self.launch(spec.id, seen, made).await?
+        };
+        *made = Made::default();
         self.storage.settled(&prepared).await;
         let instance = self.observe(&seen).await?;
         Ok(Ensured::new(outcome, instance))
+    }
+
+    /// Makes the service and answers its id on Swarm.
+    async fn post_service(&self, body: &Value) -> Answer<String> {
+        let auth = self.config.registry.as_ref();
+        let answer = self.wire.post("/services/create", &[], body, auth).await?;
+        let id = parse(&answer).ok().and_then(|answer| {
+            let id = answer.get("ID")?.as_str()?;
+            Some(id.to_owned())
+        });
+        id.ok_or_else(|| {
+            let mut failure = Failure::unexpected("the new service has no id");
+            failure.write = true;
+            failure
+        })
+    }
+
+    /// Starts a new service. Once that may have happened it is not taken back any more: there is data then.
+    async fn launch(&self, id: InstanceId, mut seen: Seen, made: &mut Made) -> Result<Seen> {
+        let mut last = None;
+        for attempt in 0..ATTEMPTS {
+            if convert::replicas(seen.body()) != Some(0) {
+                *made = Made::default();
+                return Ok(seen);
+            }
+            let mut body = seen.body().clone();
+            convert::set_replicas(&mut body, 1);
+            convert::set_label(&mut body, UNFINISHED, None);
+            match self.post(&seen, &body).await {
+                Ok(true) => {
+                    *made = Made::default();
+                    return self.launched(id).await;
+                }
+                Ok(false) => {}
+                Err(error) if error.retry() == Retry::OutcomeUnknown => last = Some(error),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(Duration::from_millis(50 * u64::from(attempt))).await;
+            seen = match (self.see(id).await, last.take()) {
+                (Ok(Some(again)), kept) => {
+                    last = kept;
+                    again
+                }
+                (Ok(None), _) => return Err(Error::not_found(id)),
+                (Err(_), Some(error)) => {
+                    // It may run. A repeated creation goes on from here.
+                    *made = Made::default();
+                    return Err(error);
+                }
+                (Err(error), None) => return Err(error),
+            };
+        }
+        Err(last.unwrap_or_else(|| {
+            Error::new(
+                ErrorKind::Conflict,
+                format!("others changed the new service {ATTEMPTS} times in a row"),
+            )
+            .with_retry(Retry::After(None))
+        }))
+    }
+
+    /// What has just been started. Everything is there, so one failed look is no reason to fail.
+    async fn launched(&self, id: InstanceId) -> Result<Seen> {
+        let mut tries = 0_u32;
+        loop {
+            match self.see(id).await {
+                Ok(Some(seen)) => return Ok(seen),
+                Ok(None) => return Err(Error::not_found(id)),
+                Err(error) if tries >= 2 => return Err(error.with_retry(Retry::OutcomeUnknown)),
+                Err(_) => tries += 1,
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// What is there already: the instance itself, or a reason to refuse it.
@@ -176,49 +254,67 @@ impl Inner {
         }
     }
 
-    async fn already(&self, spec: &InstanceSpec, existing: &Seen) -> Result<Ensured> {
-        let instance = self.observe(existing).await?;
+    /// Another call was faster, and uses the same directory.
+    async fn give_way(
+        &self,
+        spec: &InstanceSpec,
+        options: &CreateOptions,
+        checked: &Checked,
+        existing: Seen,
+        made: &mut Made,
+    ) -> Result<Ensured> {
+        let secrets = std::mem::take(&mut made.secrets);
+        *made = Made::default();
+        let own = Made {
+            secrets,
+            ..Made::default()
+        };
+        self.undo(spec.id, own).await;
+        self.already(spec, options, checked, existing).await
+    }
+
+    /// The instance that is there. One whose creation is still under way is waited for, and one whose creation was
+    /// interrupted is started.
+    async fn already(
+        &self,
+        spec: &InstanceSpec,
+        options: &CreateOptions,
+        checked: &Checked,
+        mut existing: Seen,
+    ) -> Result<Ensured> {
+        equal_or_conflict(spec, &self.observe(&existing).await?)?;
+        let begun = tokio::time::Instant::now();
+        while is_unfinished(&existing.service) && !options.stopped {
+            if begun.elapsed() >= HANDOVER {
+                self.check_launch(spec, checked, &existing).await?;
+                existing = self.launch(spec.id, existing, &mut Made::default()).await?;
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            existing = self.see(spec.id).await?.ok_or_else(|| {
+                Error::conflict(["id"], "another creation of this instance has just failed")
+                    .with_retry(Retry::After(None))
+            })?;
+        }
+        let instance = self.observe(&existing).await?;
         equal_or_conflict(spec, &instance)?;
         Ok(Ensured::new(EnsureOutcome::Unchanged, instance))
     }
 
-    /// The hosts that other instances have, with their services. Ours are found by a label for each host; today's by
-    /// their names, which begin with the default host's first label.
-    pub(crate) async fn taken(&self, id: InstanceId, hosts: &[Host]) -> Result<Vec<(Host, Value)>> {
-        let base = &self.config.common.base_domain;
-        let mut queries: Vec<(&str, String)> = Vec::new();
-        for host in hosts {
-            queries.push(("label", format!("{}{host}", label::HOST)));
-            if host.is_under(base) {
-                let first = host.as_str().split('.').next().unwrap_or_default();
-                queries.push(("name", format!("odoo-{first}-")));
-            }
+    /// What an interrupted creation may not have come to check.
+    async fn check_launch(&self, spec: &InstanceSpec, checked: &Checked, existing: &Seen) -> Result<()> {
+        if let Some((host, other)) = self.taken(spec.id, &checked.hosts).await?.into_iter().next() {
+            return Err(host_taken(&host, &other));
         }
-        let answers = join_all(queries.into_iter().map(|(kind, value)| async move {
-            let filter = filters(&[(kind, &[value])]);
-            self.wire.get("/services", &[("filters", &filter)]).await
-        }))
-        .await;
-        let mut taken = Vec::new();
-        for answer in answers {
-            each_element(&answer?, |service| {
-                let other = facts::id_of(&service).is_ok_and(|other| other != id);
-                let name = service
-                    .pointer("/Spec/Name")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
-                let rule = facts::label_of(&service, &format!("traefik.http.routers.{name}.rule"));
-                let routed = crate::traefik::hosts(rule.unwrap_or_default());
-                let clash = hosts
-                    .iter()
-                    .find(|host| routed.iter().any(|text| text.eq_ignore_ascii_case(host.as_str())));
-                if let (true, Some(host)) = (other, clash) {
-                    taken.push((host.clone(), service));
-                }
-            })
-            .map_err(Error::from)?;
+        let source = facts::data_source(&existing.service);
+        if self.storage.look(source, false).await?.exists == Some(false) {
+            return Err(Error::new(
+                ErrorKind::StorageMissing,
+                format!("its directory {} is not there", source.unwrap_or_default()),
+            )
+            .with_advice("delete the instance, which never ran, and create it again"));
         }
-        Ok(taken)
+        Ok(())
     }
 
     async fn directory(&self, spec: &InstanceSpec, options: &CreateOptions) -> Result<Prepared> {
@@ -241,45 +337,17 @@ impl Inner {
                         .with_advice("create it with new data, or name the directory that holds its data")
                     })?;
                 self.unused(spec.id, &left.path.to_string_lossy()).await?;
-                self.storage.adopt(left.path, spec.storage, true).await
+                self.storage.adopt(left.path, spec.id, spec.storage, true).await
             }
             DataPolicy::AdoptDirectory(path) => {
                 let path = self.storage.absolute(path.as_str());
                 self.unused(spec.id, &path.to_string_lossy()).await?;
-                self.storage.adopt(path, spec.storage, false).await
+                self.storage.adopt(path, spec.id, spec.storage, false).await
             }
             other => Err(Error::unsupported(
                 "data",
                 format!("{other:?} is not known to this backend"),
             )),
-        }
-    }
-
-    /// Refuses a directory that a service mounts, by itself or by one above or below: there is one writer only.
-    pub(crate) async fn unused(&self, id: InstanceId, path: &str) -> Result<()> {
-        let body = self.wire.get("/services", &[]).await?;
-        let mut user = None;
-        each_element(&body, |service| {
-            let mounts = service
-                .pointer("/Spec/TaskTemplate/ContainerSpec/Mounts")
-                .and_then(Value::as_array);
-            let shared = mounts.into_iter().flatten().any(|mount| {
-                let source = mount.get("Source").and_then(Value::as_str).unwrap_or_default();
-                mount.get("Type").and_then(Value::as_str) == Some("bind") && overlaps(source, path, self.storage.path())
-            });
-            let own = facts::id_of(&service).is_ok_and(|other| other == id);
-            if shared && !own {
-                user = service.pointer("/Spec/Name").and_then(Value::as_str).map(str::to_owned);
-            }
-        })
-        .map_err(Error::from)?;
-        match user {
-            Some(user) => Err(
-                Error::conflict(["storage"], format!("the service {user} mounts {path}"))
-                    .with_backend(BackendKind::Swarm)
-                    .with_advice("delete that service first; two writers would destroy the data"),
-            ),
-            None => Ok(()),
         }
     }
 
@@ -348,11 +416,19 @@ impl Inner {
             service,
         } = made;
         if let Some(service) = service {
+            // Somebody else can have started it, and then there is data.
+            if let Ok(Some(seen)) = self.see(id).await
+                && seen.service_id() == service
+                && convert::replicas(seen.body()) != Some(0)
+            {
+                tracing::warn!(instance = %id, "the service of a failed creation runs, and stays");
+                return;
+            }
             if let Err(failure) = self.remove_service(&service).await {
                 tracing::error!(instance = %id, error = %Error::from(failure), "a service could not be taken back");
                 return;
             }
-            if let Err(error) = self.until_gone(id).await {
+            if let Err(error) = self.until_gone(id, &[], self.config.common.deadlines.cleanup).await {
                 tracing::error!(instance = %id, %error, "a task did not end, its directory stays");
                 return;
             }
@@ -365,12 +441,28 @@ impl Inner {
             }
         }
         if let Some(directory) = directory {
-            // Another creation of the same instance can have taken the directory over.
-            match self.see(id).await {
-                Ok(None) => self.storage.undo(directory).await,
-                Ok(Some(_)) => {}
-                Err(error) => tracing::warn!(instance = %id, %error, "a new directory stays, and is empty"),
+            self.undo_directory(id, directory).await;
+        }
+    }
+
+    /// Another creation of the same instance can have taken the directory over, before or while it is removed.
+    async fn undo_directory(&self, id: InstanceId, directory: Prepared) {
+        match self.see(id).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return,
+            Err(error) => {
+                tracing::warn!(instance = %id, %error, "a new directory stays, and is empty");
+                return;
             }
+        }
+        self.storage.undo(directory.clone()).await;
+        let again = self.see(id).await;
+        let mounted =
+            |seen: &Seen| facts::data_source(&seen.service).map(std::path::Path::new) == Some(&directory.path);
+        if matches!(&again, Ok(Some(seen)) if mounted(seen))
+            && let Err(error) = self.storage.hold(directory).await
+        {
+            tracing::error!(instance = %id, %error, "a directory that another creation mounts could not be made again");
         }
     }
 
@@ -379,27 +471,6 @@ impl Inner {
         match self.wire.delete(&format!("/services/{}", segment(id)?)).await {
             Err(failure) if failure.is_missing() => Ok(()),
             other => other,
-        }
-    }
-
-    /// Waits until no task of a service that has been removed runs any more.
-    pub(crate) async fn until_gone(&self, id: InstanceId) -> Result<()> {
-        let selector = selector(id);
-        let deadline = tokio::time::Instant::now() + self.config.common.deadlines.termination;
-        let mut pause = Duration::from_millis(100);
-        loop {
-            let tasks = self.tasks(&selector).await?;
-            let live: Vec<&Task> = tasks.iter().filter(|task| task.unit().is_live()).collect();
-            let Some(first) = live.first() else { return Ok(()) };
-            if tokio::time::Instant::now() + pause > deadline {
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!("the task {} is still {}", first.id, first.state),
-                )
-                .with_advice("look whether its node answers; nothing of its data was touched"));
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 3 / 2).min(Duration::from_secs(1));
         }
     }
 }
@@ -427,24 +498,12 @@ pub(crate) fn host_taken(host: &Host, other: &Value) -> Error {
         .with_advice("choose another subdomain or domain")
 }
 
-fn uses_secrets(existing: &Seen, secrets: &[SecretFile]) -> bool {
-    let used = existing
-        .body()
-        .pointer("/TaskTemplate/ContainerSpec/Secrets")
-        .and_then(Value::as_array);
-    let used: Vec<&str> = used
-        .into_iter()
-        .flatten()
-        .filter_map(|secret| secret.get("SecretID")?.as_str())
-        .collect();
-    secrets.iter().all(|secret| used.contains(&secret.id.as_str()))
-}
-
-/// A mounted path is, contains or lies in a data directory. Mounts of the root and above it are the platform's own.
-fn overlaps(mounted: &str, directory: &str, root: &Path) -> bool {
-    let (mounted, directory) = (Path::new(mounted), Path::new(directory));
-    let inside = mounted != root && mounted.starts_with(root);
-    inside && (mounted.starts_with(directory) || directory.starts_with(mounted))
+/// Its creation has not started it yet: nobody has changed it since it was made.
+fn is_unfinished(service: &Value) -> bool {
+    let body = service.get("Spec").unwrap_or(&Value::Null);
+    facts::label_of(service, UNFINISHED).is_some()
+        && convert::replicas(body) == Some(0)
+        && service.get("PreviousSpec").is_none_or(Value::is_null)
 }
 
 /// How much of the storage there is, when it is a reason to act.
@@ -457,11 +516,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlapping_directories_are_seen() {
-        let overlaps = |mounted, directory| overlaps(mounted, directory, Path::new("/r"));
-        assert!(overlaps("/r/b", "/r/b") && overlaps("/r/b", "/r/b/c") && overlaps("/r/b/c", "/r/b"));
-        assert!(
-            !overlaps("/r/b", "/r/bc") && !overlaps("", "/r/a") && !overlaps("/r", "/r/a") && !overlaps("/", "/r/a")
-        );
+    fn a_creation_is_unfinished_until_anybody_changes_the_service() {
+        let service = |replicas: u64, label: &str| json!({"Spec": {"Labels": {label: "true"}, "Mode": {"Replicated": {"Replicas": replicas}}}});
+        assert!(is_unfinished(&service(0, UNFINISHED)));
+        assert!(!is_unfinished(&service(1, UNFINISHED)) && !is_unfinished(&service(0, "other")));
+        let mut stopped_later = service(0, UNFINISHED);
+        stopped_later["PreviousSpec"] = json!({"Name": "x"});
+        assert!(!is_unfinished(&stopped_later));
     }
 }

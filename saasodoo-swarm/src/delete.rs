@@ -12,11 +12,13 @@ use crate::backend::Inner;
 use crate::convert::label;
 use crate::facts;
 use crate::read::{Seen, selector};
-use crate::storage::Left;
+use crate::retained::{Left, Writer, grace_seconds};
 use crate::wire::{each_element, filters, segment};
 
 /// Deleting many small files takes its time.
 const PURGE_DEADLINE: Duration = Duration::from_secs(900);
+/// What a task takes to end beside its grace period.
+const ENDING_SECONDS: u64 = 10;
 
 impl Inner {
     pub(crate) async fn delete(&self, id: InstanceId, options: &DeleteOptions) -> Result<Deleted> {
@@ -27,24 +29,46 @@ impl Inner {
             None => id,
         };
         let target = match &options.purge {
-            Some(token) => Some(self.check_token(id, token, seen.as_ref()).await?),
+            Some(token) => {
+                if seen.is_none() {
+                    self.until_ended(id).await?;
+                }
+                Some(self.check_token(id, token, seen.as_ref()).await?)
+            }
             None => None,
         };
         let Some(seen) = seen else {
             return self.finish(id, target).await;
         };
+        let tasks = match self.live_tasks(seen.service_id()).await {
+            Err(failure) if failure.is_missing() => Vec::new(),
+            tasks => tasks?,
+        };
+        let writer = if tasks.is_empty() {
+            Writer::of(&seen)
+        } else {
+            Writer::Runs
+        };
+        let grace = u64::try_from(grace_seconds(&seen)).unwrap_or_default();
+        let ending = Duration::from_secs(grace.saturating_add(ENDING_SECONDS));
+        let limit = self.config.common.deadlines.termination.max(ending);
         let source = facts::data_source(&seen.service).map(str::to_owned);
-        if let (Some(source), None) = (&source, &target) {
-            let adopted = facts::label_of(&seen.service, label::ADOPTED).is_some();
-            self.storage.retain(source, id, adopted).await;
+        let adopted = facts::label_of(&seen.service, label::ADOPTED).is_some();
+        // Also before a purge, which can be interrupted between here and there.
+        if let Some(source) = &source {
+            let ending = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX / 2);
+            self.storage.retain(source, id, adopted, writer, ending).await;
         }
         self.remove_service(seen.service_id()).await?;
         self.hub.hint(seen.service_id());
-        self.until_gone(id).await?;
+        self.until_gone(id, &tasks, limit).await?;
+        if let (Some(source), Writer::Runs) = (&source, writer) {
+            self.storage.retain(source, id, adopted, writer, 0).await;
+        }
         self.remove_secrets(id).await?;
         match target {
             Some(target) => {
-                self.storage.purge(target.clone(), PURGE_DEADLINE).await?;
+                self.purge(id, &target).await?;
                 Ok(Deleted::done(None, vec![target]))
             }
             None => Ok(Deleted::done(
@@ -54,16 +78,30 @@ impl Inner {
         }
     }
 
+    /// Waits for the tasks of a service that is gone.
+    async fn until_ended(&self, id: InstanceId) -> Result<()> {
+        if id.is_legacy() {
+            return Ok(());
+        }
+        self.until_gone(id, &[], self.config.common.deadlines.termination).await
+    }
+
+    /// Deletes the data, after a last look that nobody has begun to use it. Answers whether it was there.
+    async fn purge(&self, id: InstanceId, target: &ObjectIdentity) -> Result<bool> {
+        self.unused(id, &target.name).await?;
+        self.storage.purge(target.clone(), Writer::Gone, PURGE_DEADLINE).await
+    }
+
     /// There is no service any more: what an interrupted deletion, or an earlier one that kept the data, left to do.
     async fn finish(&self, id: InstanceId, target: Option<ObjectIdentity>) -> Result<Deleted> {
+        self.until_ended(id).await?;
         if !id.is_legacy() {
-            self.until_gone(id).await?;
             self.remove_secrets(id).await?;
         }
         let Some(target) = target else {
             return Ok(Deleted::already_gone());
         };
-        if self.storage.purge(target.clone(), PURGE_DEADLINE).await? {
+        if self.purge(id, &target).await? {
             Ok(Deleted::done(None, vec![target]))
         } else {
             Ok(Deleted::already_gone())
@@ -100,8 +138,11 @@ impl Inner {
                     return refuse("the instance uses another directory by now");
                 }
                 self.check_adopted(seen, present.as_ref())?;
-                if present.map(|left| left.identity).as_ref() != Some(target) {
-                    return refuse("the directory has been replaced since the plan");
+                match present {
+                    Some(left) if left.identity == *target => {
+                        left.check(Writer::of(seen))?;
+                    }
+                    _ => return refuse("the directory has been replaced since the plan"),
                 }
             }
             None => match present {
@@ -111,7 +152,9 @@ impl Inner {
                 Some(left) if left.identity != *target => {
                     return refuse("the directory has been replaced since the plan");
                 }
-                Some(_) => {}
+                Some(left) => {
+                    left.check(Writer::Gone)?;
+                }
             },
         }
         self.unused(id, &target.name).await?;

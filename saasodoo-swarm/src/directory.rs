@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Dir, fstat};
@@ -12,10 +11,14 @@ use xattr::FileExt;
 
 pub(crate) const QUOTA: &str = "ceph.quota.max_bytes";
 pub(crate) const USED: &str = "ceph.dir.rbytes";
+/// When anything in it was changed last, as seconds and nanoseconds with a dot between them.
+const CHANGED: &str = "ceph.dir.rctime";
 /// The full id of the instance whose data it is.
 pub(crate) const OWNER: &str = "user.saasodoo.instance";
-/// The instance was deleted and its data kept.
+/// The instance was deleted and its data kept; until when its own tasks can have written, in seconds.
 pub(crate) const RETAINED: &str = "user.saasodoo.retained";
+/// When this library last changed the directory itself while its instance did not run, in seconds.
+pub(crate) const TOUCHED: &str = "user.saasodoo.touched";
 /// It was there before the instance: no purge takes it.
 pub(crate) const ADOPTED: &str = "user.saasodoo.adopted";
 /// A purge has begun: what is left is nobody's data any more.
@@ -30,7 +33,37 @@ pub(crate) fn check_free(dir: &File, path: &Path, id: InstanceId) -> Result<()> 
     Ok(())
 }
 
-pub(crate) fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<String>> {
+/// Refuses a directory that carries another instance's mark.
+pub(crate) fn check_owner(dir: &File, path: &Path, id: InstanceId) -> Result<()> {
+    match text(dir, OWNER) {
+        Some(owner) if owner != id.to_string() => Err(Error::conflict(
+            ["storage"],
+            format!("the data in {} belongs to the instance {owner}", path.display()),
+        )
+        .with_backend(BackendKind::Swarm)
+        .with_advice(format!(
+            "adopt it as that instance; to give it to another one remove its attribute {OWNER} by hand"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A purge has moved a directory aside under a name that begins so.
+pub(crate) const PURGED: &str = ".purge-";
+
+/// Whether a purge of the directory has begun.
+pub(crate) fn is_purged(dir: &File, path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    is_marked(dir, PURGING) || name.is_some_and(|name| name.starts_with(PURGED))
+}
+
+/// When anything in the directory was changed last, in seconds. `None` where the file system does not keep that.
+pub(crate) fn changed(dir: &File) -> Option<i64> {
+    // Some kernels write a superfluous 09 before the nanoseconds.
+    text(dir, CHANGED)?.split('.').next()?.parse().ok()
+}
+
+pub(crate) fn names(dir: &File, path: &Path) -> Result<Vec<String>> {
     let failed = |error: Errno| io_error(error.into(), path, "cannot be read");
     let mut names = Vec::new();
     for entry in Dir::read_from(dir).map_err(failed)? {
@@ -67,7 +100,7 @@ pub(crate) fn identity(dir: &File, path: &Path) -> Result<ObjectIdentity> {
     ))
 }
 
-pub(crate) fn number(dir: &File, name: &str) -> Option<u64> {
+pub(crate) fn number<T: std::str::FromStr>(dir: &File, name: &str) -> Option<T> {
     text(dir, name)?.parse().ok()
 }
 

@@ -156,18 +156,8 @@ fn classify(error: &Bollard) -> (ErrorKind, bool, Option<&'static str>) {
         if tls(error) {
             return (ErrorKind::Configuration, sent, Some(TLS_ADVICE));
         }
-        match io.kind() {
-            io::ErrorKind::PermissionDenied if connecting => {
-                return (
-                    ErrorKind::Forbidden,
-                    false,
-                    Some("add the user to the group that owns the Docker socket"),
-                );
-            }
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused if connecting => {
-                return (ErrorKind::Unavailable, false, Some(START_ADVICE));
-            }
-            _ => {}
+        if let Some((kind, advice)) = unconnected(io.kind()).filter(|_| connecting) {
+            return (kind, false, Some(advice));
         }
     }
     if tls(error) {
@@ -175,7 +165,7 @@ fn classify(error: &Bollard) -> (ErrorKind, bool, Option<&'static str>) {
     }
     match error {
         Bollard::SocketNotFoundError(_) => (ErrorKind::Unavailable, false, Some(START_ADVICE)),
-        Bollard::RequestTimeoutError => (ErrorKind::Timeout, true, None),
+        Bollard::RequestTimeoutError => (ErrorKind::Timeout, true, Some(START_ADVICE)),
         Bollard::HyperLegacyError { .. } | Bollard::HyperResponseError { .. } | Bollard::IOError { .. } => {
             (ErrorKind::Unavailable, sent, Some(START_ADVICE))
         }
@@ -189,6 +179,18 @@ fn classify(error: &Bollard) -> (ErrorKind, bool, Option<&'static str>) {
             (ErrorKind::Configuration, false, Some("check DOCKER_HOST"))
         }
         _ => (ErrorKind::Unexpected, sent, None),
+    }
+}
+
+/// Why there was no connection to the socket.
+fn unconnected(error: io::ErrorKind) -> Option<(ErrorKind, &'static str)> {
+    match error {
+        io::ErrorKind::PermissionDenied => Some((
+            ErrorKind::Forbidden,
+            "add the user to the group that owns the Docker socket",
+        )),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some((ErrorKind::Unavailable, START_ADVICE)),
+        _ => None,
     }
 }
 
@@ -274,6 +276,15 @@ mod tests {
         ] {
             assert_eq!(answer(status, text, true).kind(), kind, "{text}");
         }
+    }
+
+    #[test]
+    fn a_socket_that_may_not_be_opened_is_told_from_one_that_nobody_serves() {
+        let kind = |error: io::ErrorKind| unconnected(error).map(|(kind, _)| kind);
+        assert_eq!(kind(io::ErrorKind::PermissionDenied), Some(ErrorKind::Forbidden));
+        assert_eq!(kind(io::ErrorKind::ConnectionRefused), Some(ErrorKind::Unavailable));
+        assert_eq!(kind(io::ErrorKind::NotFound), Some(ErrorKind::Unavailable));
+        assert_eq!(kind(io::ErrorKind::InvalidData), None);
     }
 
     #[test]

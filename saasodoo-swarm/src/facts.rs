@@ -59,9 +59,10 @@ pub(crate) fn data_source(service: &Value) -> Option<&str> {
     data.get("Source")?.as_str()
 }
 
-/// The hold that a service's label names.
+/// The hold that a service's label names. A name that this library does not know is some operator's hold.
 pub(crate) fn hold_of(service: &Value) -> Option<Hold> {
-    label_of(service, label::HOLD).and_then(Hold::from_name)
+    let name = label_of(service, label::HOLD)?;
+    Some(Hold::from_name(name).unwrap_or(Hold::Maintenance))
 }
 
 /// Puts an observation together.
@@ -159,6 +160,11 @@ pub(crate) fn facts(service: &Value, tasks: &[Task], now: Timestamp) -> Facts {
         && matches!(update.transition, Some(Transition::Restart | Transition::Update))
         && current.is_some_and(|task| task.generation != template);
     facts.obstacle = update.obstacle();
+    // Down for a moment, until the process before has ended: it will be started again.
+    if let (0, Some(replicas)) = (desired, convert::restarting(body)) {
+        facts.desired = u32::try_from(replicas).unwrap_or(u32::MAX);
+        facts.transition = Some(Transition::Restart);
+    }
     facts
 }
 

@@ -17,12 +17,19 @@ mod error;
 mod facts;
 #[cfg(test)]
 mod facts_tests;
+mod fence;
 mod health;
 mod logs;
 mod observed;
+mod occupied;
+mod patch;
 mod plan;
+mod power;
+#[cfg(test)]
+mod power_tests;
 mod purge;
 mod read;
+mod retained;
 mod storage;
 #[cfg(test)]
 mod storage_tests;

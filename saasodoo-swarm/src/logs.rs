@@ -40,7 +40,7 @@ pub(crate) fn logs(inner: Arc<Inner>, id: InstanceId, options: LogOptions) -> Li
 
 impl Inner {
     async fn begin(&self, id: InstanceId, options: &LogOptions) -> Result<Lines> {
-        let seen = self.see(id).await?.ok_or_else(|| Error::not_found(id))?;
+        let seen = self.existing(id).await?;
         let mut with_log: Vec<&Task> = seen.tasks.iter().filter(|task| task.has_container).collect();
         with_log.sort_by(|a, b| b.age().cmp(&a.age()));
         let mut query = vec![

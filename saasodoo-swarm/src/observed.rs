@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use saasodoo_core::{
-    AdminAccount, Bytes, Cpu, DatabaseEndpoint, DatabaseName, EnvName, Host, InstanceId, InstanceSpec, LabelKey,
+    AdminAccount, Bytes, Cpu, DatabaseEndpoint, DatabaseName, EnvName, Hold, Host, InstanceId, InstanceSpec, LabelKey,
     LabelValue, ObjectName, RESERVED_ENVIRONMENT, Secret, Unparsed,
 };
 use serde_json::Value;
@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::config::SwarmConfig;
 use crate::convert::{self, ADMIN_PASSWORD, DATABASE_PASSWORD, label};
 use crate::facts::{Disk, label_of};
+use crate::fence;
 use crate::traefik;
 
 /// Docker's own grace period, for services that name none.
@@ -156,7 +157,7 @@ fn read_environment(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
     for entry in &entries {
         let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
         if let Some(known) = RESERVED_ENVIRONMENT.iter().find(|known| **known == name) {
-            reserved.insert(known, value.to_owned());
+            reserved.insert(known, convert::variable_value(value));
             continue;
         }
         let file_of = RESERVED_ENVIRONMENT
@@ -168,7 +169,7 @@ fn read_environment(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
         }
         match name.parse::<EnvName>() {
             Ok(name) => {
-                spec.environment.insert(name, value.to_owned());
+                spec.environment.insert(name, convert::variable_value(value));
             }
             // The value may be a secret.
             Err(error) => reader.left(&format!("environment.{name}"), "", error.message()),
@@ -273,10 +274,7 @@ fn read_storage(reader: &mut Reader<'_>, disk: Disk, spec: &mut InstanceSpec) {
 fn read_labels(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
     let labels = reader.service.pointer("/Spec/Labels").and_then(Value::as_object);
     for (key, value) in labels.into_iter().flatten() {
-        if ["saasodoo.", "traefik.", "com.docker."]
-            .iter()
-            .any(|prefix| key.starts_with(prefix))
-        {
+        if convert::is_platform_label(key) {
             continue;
         }
         let text = value.as_str().unwrap_or_default();
@@ -309,6 +307,10 @@ fn read_scheduling(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
     let constraints = reader.at("/Placement/Constraints").and_then(Value::as_array).cloned();
     for constraint in constraints.unwrap_or_default() {
         let text = constraint.as_str().unwrap_or_default();
+        // A hold of ours, and none of the spec's.
+        if fence::is_fence(text) {
+            continue;
+        }
         let parsed = text.split_once("==").and_then(|(key, value)| {
             let key = key.trim().strip_prefix("node.labels.")?.parse().ok()?;
             Some((key, value.trim().parse().ok()?))
@@ -329,11 +331,8 @@ fn read_probes(reader: &mut Reader<'_>, spec: &mut InstanceSpec) {
         .cloned();
     match check.as_ref().map(convert::probes) {
         Some(Some(probes)) => spec.probes = probes,
-        Some(None) => reader.left(
-            "probes",
-            check.map(|check| check.to_string()).unwrap_or_default(),
-            "is a healthcheck of somebody else",
-        ),
+        // Its text may hold a secret.
+        Some(None) => reader.left("probes", "", "is a healthcheck of somebody else"),
         // Nothing looks whether it answers, so nothing restarts it.
         None => spec.probes.liveness = false,
     }
@@ -390,15 +389,26 @@ fn read_route(reader: &mut Reader<'_>, name: &ObjectName, spec: &mut InstanceSpe
 /// Parts of a body that a spec has nothing for.
 fn read_leftovers(reader: &mut Reader<'_>) {
     let is_set = |value: &&Value| !matches!(value, Value::Null) && value.as_array().is_none_or(|list| !list.is_empty());
-    for (path, field) in [
-        ("/ContainerSpec/Command", "command"),
-        ("/ContainerSpec/Args", "args"),
-        ("/ContainerSpec/User", "user"),
-        ("/ContainerSpec/Configs", "configs"),
+    for (path, field, open) in [
+        // Arguments may be secrets.
+        ("/ContainerSpec/Command", "command", false),
+        ("/ContainerSpec/Args", "args", false),
+        ("/ContainerSpec/User", "user", true),
+        ("/ContainerSpec/Configs", "configs", true),
     ] {
         if let Some(value) = reader.at(path).filter(is_set).cloned() {
-            reader.left(field, value.to_string(), "the spec has nothing for it; it is kept");
+            let raw = if open { value.to_string() } else { String::new() };
+            reader.left(field, raw, "the spec has nothing for it; it is kept");
         }
+    }
+    if let Some(hold) = reader.label(label::HOLD).map(str::to_owned)
+        && Hold::from_name(&hold).is_none()
+    {
+        reader.left(
+            "hold",
+            hold,
+            "is no hold that this library knows; it counts as maintenance",
+        );
     }
     let mounts = reader.at("/ContainerSpec/Mounts").and_then(Value::as_array).cloned();
     let mut data = 0;

@@ -7,12 +7,14 @@ use saasodoo_core::{
 use serde_json::Value;
 
 use crate::backend::Inner;
-use crate::change::powered;
 use crate::config::Credentials;
 use crate::convert;
 use crate::create::equal_or_conflict;
 use crate::facts;
+use crate::fence;
+use crate::power::{powered, starts};
 use crate::read::Seen;
+use crate::retained::Writer;
 
 impl Inner {
     pub(crate) async fn plan(&self, operation: &Operation) -> Result<Plan> {
@@ -74,10 +76,10 @@ impl Inner {
     }
 
     async fn plan_update(&self, id: InstanceId, change: &InstanceChange) -> Result<Plan> {
-        let checked = self.check_change(id, change)?;
+        self.check_change(id, change)?;
         let seen = self.existing(id).await?;
-        let change = self.prepare(&seen, change, &checked, None).await?;
-        if change.fields.iter().any(|field| field.field.starts_with("route.")) {
+        let change = self.prepare(&seen, change, None).await?;
+        if change.routes {
             self.free(id, &change.after).await?;
         }
         let mut plan = Plan::nothing(id);
@@ -100,6 +102,9 @@ impl Inner {
         let Some(body) = powered(&seen, power)? else {
             return Ok(plan);
         };
+        if starts(&seen, &body) {
+            self.check_start(&seen).await?;
+        }
         let replicas = |body: &Value| convert::replicas(body).map(|replicas| replicas.to_string());
         if replicas(seen.body()) != replicas(&body) {
             plan.changes
@@ -112,6 +117,11 @@ impl Inner {
         if hold(seen.body()) != hold(&body) {
             plan.changes
                 .push(FieldChange::new("hold", hold(seen.body()), hold(&body)));
+        }
+        let fence = |body: &Value| fence::is_raised(body).then(|| "no node fits".to_owned());
+        if fence(seen.body()) != fence(&body) {
+            plan.changes
+                .push(FieldChange::new("placement", fence(seen.body()), fence(&body)));
         }
         plan.restarts = runs(&seen) && matches!(power, Power::Stop | Power::Restart | Power::Suspend);
         Ok(plan)
@@ -134,24 +144,21 @@ impl Inner {
         }
         let mut plan = self.plan_delete(id).await?;
         // Data that was there before the instance gets no token.
-        let left = match self.see(id).await? {
-            Some(seen) if self.check_adopted(&seen, None).is_err() => None,
+        let (left, writer) = match self.see(id).await? {
+            Some(seen) if self.check_adopted(&seen, None).is_err() => (None, Writer::Gone),
             Some(seen) => match facts::data_source(&seen.service) {
-                Some(source) => self.storage.identify(source).await?,
-                None => None,
+                Some(source) => (self.storage.identify(source).await?, Writer::of(&seen)),
+                None => (None, Writer::Gone),
             },
-            None => self.storage.find_left(id, None).await?,
+            None => (self.storage.find_left(id, None).await?, Writer::Gone),
         };
         let left = left.filter(|left| !left.adopted);
         if let Some(left) = left {
+            let left = left.check(writer)?;
             plan.deletes.push(left.identity.clone());
             plan.purge_token = Some(PurgeToken::new(BackendKind::Swarm, id, vec![left.identity]));
         }
         Ok(plan)
-    }
-
-    async fn existing(&self, id: InstanceId) -> Result<Seen> {
-        self.see(id).await?.ok_or_else(|| Error::not_found(id))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use jiff::Timestamp;
 use saasodoo_core::{
-    BackendKind, Error, ErrorKind, Instance, InstanceFilter, InstanceId, OperationKind, Result, Unparsed,
+    BackendKind, Error, ErrorKind, Instance, InstanceFilter, InstanceId, OperationKind, Result, Retry, Unparsed,
 };
 use serde_json::Value;
 
@@ -16,6 +17,9 @@ use crate::error::Answer;
 use crate::facts::{self, Disk};
 use crate::task::Task;
 use crate::wire::{each_element, filters};
+
+/// How many services are asked about by their ids; more are cheaper to ask about all at once.
+const FEW: usize = 16;
 
 /// A service with its tasks, as the daemon has them.
 #[derive(Debug)]
@@ -34,6 +38,11 @@ impl Seen {
         self.service.get("Spec").unwrap_or(&Value::Null)
     }
 
+    /// Any of its tasks has a process, or is about to have one.
+    pub(crate) fn any_live(&self) -> bool {
+        self.tasks.iter().any(|task| task.unit().is_live())
+    }
+
     pub(crate) fn version(&self) -> u64 {
         self.service
             .pointer("/Version/Index")
@@ -42,10 +51,52 @@ impl Seen {
     }
 }
 
+/// Everything with a label.
+pub(crate) struct All {
+    /// In the order of their ids.
+    pub(crate) instances: Vec<Instance>,
+    /// About services that have no readable id or name.
+    pub(crate) errors: Vec<Error>,
+    /// Instances by the id of their service.
+    pub(crate) services: HashMap<String, InstanceId>,
+}
+
 impl Inner {
     pub(crate) async fn get(&self, id: InstanceId) -> Result<Instance> {
-        let seen = self.see(id).await?.ok_or_else(|| Error::not_found(id))?;
-        self.observe(&seen).await
+        self.observe(&self.existing(id).await?).await
+    }
+
+    /// The service of an instance that shall exist.
+    pub(crate) async fn existing(&self, id: InstanceId) -> Result<Seen> {
+        match self.see(id).await? {
+            Some(seen) => Ok(seen),
+            None => Err(self.absent(id).await),
+        }
+    }
+
+    /// What a missing service means: the instance is absent, unless a task that the service left behind still writes.
+    async fn absent(&self, id: InstanceId) -> Error {
+        // A task says whose it is only when asked for the whole id.
+        if id.is_legacy() {
+            return Error::not_found(id);
+        }
+        match self.tasks(&selector(id)).await {
+            Ok(tasks) => match tasks.iter().find(|task| task.unit().is_live()) {
+                None => Error::not_found(id),
+                Some(task) => Error::new(
+                    ErrorKind::Unavailable,
+                    format!("its service is gone, and its task {} is still {}", task.id, task.state),
+                )
+                .with_instance(id)
+                .with_backend(BackendKind::Swarm)
+                .with_retry(Retry::After(Some(Duration::from_secs(1))))
+                .with_advice(
+                    "wait until the task has ended; if its node is lost, make sure that the machine is off, and remove \
+                     the node from the swarm",
+                ),
+            },
+            Err(failure) => failure.into(),
+        }
     }
 
     /// The instance that a service and its tasks make, with its directory.
@@ -55,25 +106,43 @@ impl Inner {
             tracing::warn!(%error, "a data directory cannot be looked at");
             Disk::default()
         });
-        facts::instance(&seen.service, &seen.tasks, disk, &self.config, Timestamp::now())
+        self.observe_with(seen, disk)
+    }
+
+    /// The instance that a service, its tasks and what was seen of its directory make.
+    pub(crate) fn observe_with(&self, seen: &Seen, disk: Disk) -> Result<Instance> {
+        facts::instance(&seen.service, &seen.tasks, disk, &self.config, self.clock.now())
     }
 
     /// The service of an instance and its tasks. `None`: the daemon says that there is none.
     pub(crate) async fn see(&self, id: InstanceId) -> Result<Option<Seen>> {
-        let selector = selector(id);
-        let (services, tasks) = futures::join!(self.services(&selector), self.tasks(&selector));
-        let mut services = services?;
-        let tasks = tasks?;
+        let mut services = self.services_of(id).await?;
+        if services.len() > 1 {
+            return Err(ambiguous(id, &services));
+        }
+        match services.pop() {
+            Some(service) => Ok(self.with_tasks(service).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// The services that carry an instance's id; more than one is somebody's mistake.
+    pub(crate) async fn services_of(&self, id: InstanceId) -> Answer<Vec<Value>> {
+        let mut services = self.services(&selector(id)).await?;
         services.retain(|service| facts::id_of(service).is_ok_and(|seen| seen.matches(id)));
-        match services.len() {
-            0 => Ok(None),
-            1 => {
-                let service = services.remove(0);
-                let seen_id = service.get("ID").and_then(Value::as_str).unwrap_or_default();
-                let tasks = tasks.into_iter().filter(|task| task.service == seen_id).collect();
+        Ok(services)
+    }
+
+    /// A service with its tasks. `None`: it has been removed in the meantime.
+    pub(crate) async fn with_tasks(&self, service: Value) -> Answer<Option<Seen>> {
+        let own = service.get("ID").and_then(Value::as_str).unwrap_or_default().to_owned();
+        match self.tasks_of(std::slice::from_ref(&own)).await {
+            Ok(mut tasks) => {
+                tasks.retain(|task| task.service == own);
                 Ok(Some(Seen { service, tasks }))
             }
-            _ => Err(ambiguous(id, &services)),
+            Err(failure) if failure.is_missing() => Ok(None),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -86,36 +155,74 @@ impl Inner {
         Ok(services)
     }
 
-    /// All tasks whose service has, or had when it was deleted, a label.
+    /// All tasks whose service had a label when it made them. This finds what a removed service left behind, and not
+    /// the tasks of a service that was given the label later.
     pub(crate) async fn tasks(&self, label: &str) -> Answer<Vec<Task>> {
-        let filter = filters(&[("label", &[label.to_owned()])]);
-        let body = self.wire.get("/tasks", &[("filters", &filter)]).await?;
+        self.tasks_by(&[("label", &[label.to_owned()])]).await
+    }
+
+    /// All tasks of these services, by Swarm's ids. A service that is gone makes this fail as missing.
+    async fn tasks_of(&self, services: &[String]) -> Answer<Vec<Task>> {
+        self.tasks_by(&[("service", services)]).await
+    }
+
+    async fn tasks_by(&self, by: &[(&str, &[String])]) -> Answer<Vec<Task>> {
+        let filter = filters(by);
+        let query = [("filters", filter.as_str())];
+        let body = self
+            .wire
+            .get("/tasks", if by.is_empty() { &[] } else { &query })
+            .await?;
         let mut tasks = Vec::new();
         each_element(&body, |task| tasks.push(Task::read(&task, &self.config.network)))?;
         Ok(tasks)
     }
 
-    /// Everything with a label in two requests, in the order of the ids. What has no readable id comes as errors.
-    pub(crate) async fn see_all(&self, label: &str) -> Result<(Vec<Instance>, Vec<Error>)> {
+    /// The services with a label and the tasks of at least those, in two requests. Tasks do not get the labels that a
+    /// service is given later, so they are joined by the service's id.
+    async fn joined(&self, label: &str) -> Answer<(Bytes, Vec<Task>)> {
         let filter = filters(&[("label", &[label.to_owned()])]);
         let query = [("filters", filter.as_str())];
         let services = self.wire.get("/services", &query);
-        let (services, tasks) = futures::join!(services, self.tasks(label));
-        let services = services?;
+        if label == label::ID {
+            let (services, tasks) = futures::join!(services, self.tasks_by(&[]));
+            return Ok((services?, tasks?));
+        }
+        let services = services.await?;
+        let mut ids = Vec::new();
+        each_element(&services, |service| {
+            ids.extend(service.get("ID").and_then(Value::as_str).map(str::to_owned));
+        })?;
+        let tasks = match ids.len() {
+            0 => Ok(Vec::new()),
+            1..=FEW => self.tasks_of(&ids).await,
+            _ => self.tasks_by(&[]).await,
+        };
+        match tasks {
+            // One of them has just been removed.
+            Err(failure) if failure.is_missing() => Ok((services, self.tasks_by(&[]).await?)),
+            tasks => Ok((services, tasks?)),
+        }
+    }
+
+    /// Everything with a label in two requests.
+    pub(crate) async fn see_all(&self, label: &str) -> Result<All> {
+        let (services, tasks) = self.joined(label).await?;
         let mut by_service: HashMap<String, Vec<Task>> = HashMap::new();
-        for task in tasks? {
+        for task in tasks {
             by_service.entry(task.service.clone()).or_default().push(task);
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut read = Vec::new();
         let mut errors = Vec::new();
         let mut unmeasured = Vec::new();
+        let mut ids = HashMap::new();
         each_element(&services, |service| {
-            let tasks = service
-                .get("ID")
-                .and_then(Value::as_str)
-                .and_then(|id| by_service.remove(id))
-                .unwrap_or_default();
+            let own = service.get("ID").and_then(Value::as_str).unwrap_or_default();
+            let tasks = by_service.remove(own).unwrap_or_default();
+            if let Ok(id) = facts::id_of(&service) {
+                ids.insert(own.to_owned(), id);
+            }
             match facts::instance(&service, &tasks, Disk::default(), &self.config, now) {
                 // Today's services do not say how large their storage is; their directories do.
                 Ok(_) if facts::label_of(&service, label::STORAGE).is_none() => unmeasured.push((service, tasks)),
@@ -133,7 +240,11 @@ impl Inner {
                 Err(error) => errors.push(error),
             }
         }
-        Ok((each_once(read), errors))
+        Ok(All {
+            instances: each_once(read),
+            errors,
+            services: ids,
+        })
     }
 }
 
@@ -146,7 +257,7 @@ pub(crate) fn selector(id: InstanceId) -> String {
     }
 }
 
-fn ambiguous(id: InstanceId, services: &[Value]) -> Error {
+pub(crate) fn ambiguous(id: InstanceId, services: &[Value]) -> Error {
     let names: Vec<&str> = services
         .iter()
         .filter_map(|service| service.pointer("/Spec/Name")?.as_str())
@@ -197,7 +308,7 @@ pub(crate) fn list(inner: Arc<Inner>, filter: InstanceFilter) -> BoxStream<'stat
                 .with_backend(BackendKind::Swarm)
         };
         match inner.see_all(&label).await {
-            Ok((instances, errors)) => {
+            Ok(All { instances, errors, .. }) => {
                 let found = instances
                     .into_iter()
                     .filter(move |instance| filter.matches(instance))

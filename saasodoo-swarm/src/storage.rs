@@ -6,29 +6,40 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
 use rustix::io::Errno;
-use saasodoo_core::{BackendKind, Bytes, Error, ErrorKind, InstanceId, ObjectIdentity, Result, Retry};
+use saasodoo_core::{BackendKind, Bytes, Deadlines, Error, ErrorKind, InstanceId, Result, Retry};
+use tokio::sync::Semaphore;
 use xattr::FileExt;
 
 use crate::config::QuotaPolicy;
 use crate::directory::{
-    ADOPTED, OWNER, PURGING, QUOTA, RETAINED, USED, check_free, fail, identity, inode, io_error, is_marked, mark,
-    missing, names, no_quota, number, text,
+    ADOPTED, OWNER, QUOTA, RETAINED, USED, check_free, check_owner, data_exists, fail, inode, io_error, is_marked,
+    is_purged, mark, missing, names, no_quota, number, text,
 };
 use crate::facts::Disk;
-use crate::purge::remove_children;
+use crate::retained::{Left, touch};
+
+/// Calls to the file system that may be under way at once. One that hangs keeps its thread, and the threads are shared
+/// with everything else in the process.
+const CALLS: usize = 16;
+/// Purges take long, and may not keep the others out.
+const PURGES: usize = 4;
+/// How long a call waits for another to end before the file system counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The directory under which all data directories are.
 #[derive(Debug, Clone)]
 pub(crate) struct DataRoot {
     root: PathBuf,
     policy: QuotaPolicy,
-    deadline: Duration,
+    deadlines: Deadlines,
+    calls: Arc<Semaphore>,
+    purges: Arc<Semaphore>,
 }
 
 /// A directory that is ready to be mounted, and how to take that back.
@@ -37,29 +48,33 @@ pub(crate) struct Prepared {
     pub(crate) path: PathBuf,
     pub(crate) adopted: bool,
     pub(crate) retained: bool,
+    inode: u64,
+    id: InstanceId,
+    size: Bytes,
     undo: Undo,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Undo {
     Nothing,
-    /// This call made the directory with this inode.
-    Remove(u64),
-    /// This call changed the quota of a directory that was there.
-    Quota(Option<u64>),
-}
-
-/// A directory that an instance left behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Left {
-    pub(crate) path: PathBuf,
-    pub(crate) identity: ObjectIdentity,
-    pub(crate) adopted: bool,
+    /// This call made the directory.
+    Remove,
+    /// This call changed a directory that was there: its quota, from this one, and whether it got its owner's mark.
+    Restore {
+        quota: Option<Option<u64>>,
+        owner: bool,
+    },
 }
 
 impl DataRoot {
-    pub(crate) fn new(root: PathBuf, policy: QuotaPolicy, deadline: Duration) -> Self {
-        Self { root, policy, deadline }
+    pub(crate) fn new(root: PathBuf, policy: QuotaPolicy, deadlines: Deadlines) -> Self {
+        Self {
+            root,
+            policy,
+            deadlines,
+            calls: Arc::new(Semaphore::new(CALLS)),
+            purges: Arc::new(Semaphore::new(PURGES)),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -71,7 +86,7 @@ impl DataRoot {
     }
 
     /// The part below the root of a path that is mounted. `None` when it is elsewhere.
-    fn relative(&self, absolute: &str) -> Option<String> {
+    pub(crate) fn relative(&self, absolute: &str) -> Option<String> {
         let relative = Path::new(absolute).strip_prefix(&self.root).ok()?.to_str()?;
         relative
             .parse::<saasodoo_core::DataPath>()
@@ -79,7 +94,7 @@ impl DataRoot {
             .map(|path| path.to_string())
     }
 
-    fn relative_or_fail(&self, absolute: &str) -> Result<String> {
+    pub(crate) fn relative_or_fail(&self, absolute: &str) -> Result<String> {
         self.relative(absolute).ok_or_else(|| {
             fail(
                 ErrorKind::Unsupported,
@@ -89,14 +104,57 @@ impl DataRoot {
         })
     }
 
-    /// Runs file system calls where they may block. A file system that hangs keeps its thread, not the caller.
-    async fn blocking<T: Send + 'static>(
+    /// Runs calls that only read.
+    async fn reading<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+        self.blocking(&self.calls, PATIENCE, self.deadlines.read, Retry::After(None), work)
+            .await
+    }
+
+    /// Runs calls that change something.
+    pub(crate) async fn writing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.blocking(&self.calls, PATIENCE, self.deadlines.write, Retry::OutcomeUnknown, work)
+            .await
+    }
+
+    /// Runs a purge, which looks at the deadline itself.
+    pub(crate) async fn purging<T: Send + 'static>(
         &self,
         deadline: Duration,
         work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let limit = deadline + PATIENCE;
+        self.blocking(&self.purges, deadline, limit, Retry::OutcomeUnknown, work)
+            .await
+    }
+
+    /// Runs file system calls where they may block. A file system that hangs keeps its thread, not the caller, and only
+    /// so many threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        calls: &Arc<Semaphore>,
+        patience: Duration,
+        deadline: Duration,
+        late: Retry,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let free = Arc::clone(calls).acquire_owned();
+        let Ok(Ok(permit)) = tokio::time::timeout(patience.min(deadline), free).await else {
+            return Err(fail(
+                ErrorKind::Unavailable,
+                format!("{} hangs: earlier calls have not come back", self.root.display()),
+            )
+            .with_retry(Retry::After(None))
+            .with_advice("check the CephFS mount"));
+        };
         let this = self.clone();
-        match tokio::time::timeout(deadline, tokio::task::spawn_blocking(move || work(&this))).await {
+        let work = move || {
+            let _permit = permit;
+            work(&this)
+        };
+        match tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => Err(fail(
                 ErrorKind::Unexpected,
@@ -106,7 +164,7 @@ impl DataRoot {
                 ErrorKind::Timeout,
                 format!("{} did not answer within {deadline:?}", self.root.display()),
             )
-            .with_retry(Retry::OutcomeUnknown)
+            .with_retry(late)
             .with_advice("check the CephFS mount")),
         }
     }
@@ -116,8 +174,11 @@ impl DataRoot {
         let Some(relative) = absolute.and_then(|path| self.relative(path)) else {
             return Ok(Disk::default());
         };
-        self.blocking(self.deadline, move |root| root.look_now(&relative, usage))
-            .await
+        self.reading(move |root| {
+            let fd = root.open_root()?;
+            root.look_now(&fd, &relative, usage)
+        })
+        .await
     }
 
     /// The quotas of many directories, in one go. What cannot be read is not there.
@@ -126,10 +187,11 @@ impl DataRoot {
         if count == 0 {
             return Vec::new();
         }
-        let read = self.blocking(self.deadline, move |root| {
+        let read = self.reading(move |root| {
+            let fd = root.open_root()?;
             let each = paths.iter().map(|path| {
                 let relative = root.relative(path)?;
-                root.look_now(&relative, false).ok()
+                root.look_now(&fd, &relative, false).ok()
             });
             Ok(each.map(Option::unwrap_or_default).collect())
         });
@@ -142,8 +204,8 @@ impl DataRoot {
         }
     }
 
-    fn look_now(&self, relative: &str, usage: bool) -> Result<Disk> {
-        let Some(dir) = self.open(relative)? else {
+    fn look_now(&self, root: &File, relative: &str, usage: bool) -> Result<Disk> {
+        let Some(dir) = self.open_in(root, relative)? else {
             return Ok(Disk {
                 exists: Some(false),
                 ..Disk::default()
@@ -151,7 +213,7 @@ impl DataRoot {
         };
         Ok(Disk {
             exists: Some(true),
-            quota: number(&dir, QUOTA).filter(|quota| *quota > 0),
+            quota: quota_of(&dir),
             used: if usage { number(&dir, USED) } else { None },
         })
     }
@@ -159,21 +221,29 @@ impl DataRoot {
     /// Makes a new directory with its quota. One that is there and empty, as an interrupted creation leaves it, will
     /// do; one with anything in it is a conflict and is not touched.
     pub(crate) async fn make(&self, relative: String, id: InstanceId, size: Bytes) -> Result<Prepared> {
-        self.blocking(self.deadline, move |root| root.make_now(&relative, id, size))
-            .await
+        self.writing(move |root| {
+            root.check_new(&relative, id)?;
+            root.make_now(&relative, id, size)
+        })
+        .await
     }
 
     /// Whether a new directory could be made.
     pub(crate) async fn free(&self, relative: String, id: InstanceId) -> Result<()> {
-        self.blocking(self.deadline, move |root| {
-            let path = root.absolute(&relative);
-            root.open_root()?;
-            match root.open(&relative)? {
-                Some(dir) => check_free(&dir, &path, id),
-                None => Ok(()),
-            }
-        })
-        .await
+        self.reading(move |root| root.check_new(&relative, id)).await
+    }
+
+    /// Refuses a new directory when there is data under its name, or data of the instance under another one.
+    fn check_new(&self, relative: &str, id: InstanceId) -> Result<()> {
+        let path = self.absolute(relative);
+        if let Some(dir) = self.open(relative)? {
+            check_free(&dir, &path, id)?;
+        }
+        let other = |left: &Left| left.path != path && left.is_data();
+        match self.owned(id)?.into_iter().find(other) {
+            Some(left) => Err(data_exists(&left.path)),
+            None => Ok(()),
+        }
     }
 
     fn make_now(&self, relative: &str, id: InstanceId, size: Bytes) -> Result<Prepared> {
@@ -190,16 +260,14 @@ impl DataRoot {
         if !made {
             check_free(&dir, &path, id)?;
         }
-        let undo = if made {
-            Undo::Remove(inode(&dir, &path)?)
-        } else {
-            Undo::Nothing
-        };
         let prepared = Prepared {
+            inode: inode(&dir, &path)?,
             path,
             adopted: false,
             retained: false,
-            undo,
+            id,
+            size,
+            undo: if made { Undo::Remove } else { Undo::Nothing },
         };
         mark(&dir, OWNER, &id.to_string());
         if let Err(error) = self.set_quota_now(&dir, &prepared.path, size) {
@@ -210,61 +278,75 @@ impl DataRoot {
         Ok(prepared)
     }
 
+    /// Makes sure that what was prepared is still there: another creation of the same instance that failed can have
+    /// taken a new directory away while it was empty.
+    pub(crate) async fn hold(&self, prepared: Prepared) -> Result<Prepared> {
+        let relative = self.relative_or_fail(&prepared.path.to_string_lossy())?;
+        self.writing(move |root| {
+            let dir = root.open(&relative)?;
+            let same = |dir: &File| Ok::<_, Error>(inode(dir, &prepared.path)? == prepared.inode);
+            if dir.as_ref().map(same).transpose()? == Some(true) {
+                return Ok(prepared);
+            }
+            if prepared.adopted || prepared.retained {
+                return Err(Error::conflict(
+                    ["storage"],
+                    format!("{} has been replaced while it was adopted", prepared.path.display()),
+                )
+                .with_backend(BackendKind::Swarm)
+                .with_advice("look who works on the data"));
+            }
+            root.make_now(&relative, prepared.id, prepared.size)
+        })
+        .await
+    }
+
     /// Takes a directory that exists, raising its quota where it is smaller than asked.
-    pub(crate) async fn adopt(&self, path: PathBuf, size: Bytes, retained: bool) -> Result<Prepared> {
+    pub(crate) async fn adopt(&self, path: PathBuf, id: InstanceId, size: Bytes, retained: bool) -> Result<Prepared> {
         let relative = self.relative_or_fail(&path.to_string_lossy())?;
-        self.blocking(self.deadline, move |root| root.adopt_now(&relative, size, retained))
+        self.writing(move |root| root.adopt_now(&relative, id, size, retained))
             .await
     }
 
-    fn adopt_now(&self, relative: &str, size: Bytes, retained: bool) -> Result<Prepared> {
+    fn adopt_now(&self, relative: &str, id: InstanceId, size: Bytes, retained: bool) -> Result<Prepared> {
         let path = self.absolute(relative);
         let dir = self.open(relative)?.ok_or_else(|| missing(&path))?;
-        if is_marked(&dir, PURGING) {
+        check_owner(&dir, &path, id)?;
+        if is_purged(&dir, &path) {
             return Err(fail(
                 ErrorKind::StorageMissing,
                 format!("{} is being purged: what is left of it is incomplete", path.display()),
             )
             .with_advice("repeat the purge until it succeeds"));
         }
-        let quota = number(&dir, QUOTA).filter(|quota| *quota > 0);
-        let mut undo = Undo::Nothing;
-        match quota {
-            Some(quota) if quota > size.get() => {
-                return Err(Error::invalid(
-                    "storage",
-                    format!(
-                        "{size} is less than the {} that the data in {} has, and storage cannot shrink",
-                        Bytes::new(quota),
-                        path.display()
-                    ),
-                )
-                .with_backend(BackendKind::Swarm));
-            }
-            Some(quota) if quota == size.get() => {}
-            _ => {
-                self.set_quota_now(&dir, &path, size)?;
-                undo = Undo::Quota(quota);
-            }
-        }
+        let before = quota_of(&dir);
+        let grown = self.grow_now(&dir, &path, size)?;
+        let owner = text(&dir, OWNER).is_none();
+        mark(&dir, OWNER, &id.to_string());
         Ok(Prepared {
+            inode: inode(&dir, &path)?,
             path,
             adopted: !retained || is_marked(&dir, ADOPTED),
             retained,
-            undo,
+            id,
+            size,
+            undo: Undo::Restore {
+                quota: grown.then_some(before),
+                owner,
+            },
         })
     }
 
     /// The mounted directory is in use again.
     pub(crate) async fn settled(&self, prepared: &Prepared) {
-        if !prepared.retained {
+        if !prepared.retained && !prepared.adopted {
             return;
         }
         let Some(relative) = self.relative(&prepared.path.to_string_lossy()) else {
             return;
         };
         let _ = self
-            .blocking(self.deadline, move |root| {
+            .writing(move |root| {
                 if let Some(dir) = root.open(&relative)? {
                     let _ = dir.remove_xattr(RETAINED);
                 }
@@ -280,7 +362,7 @@ impl DataRoot {
             return;
         };
         let undone = self
-            .blocking(self.deadline, move |root| {
+            .writing(move |root| {
                 root.undo_now(&relative, &prepared);
                 Ok(())
             })
@@ -291,28 +373,31 @@ impl DataRoot {
     }
 
     fn undo_now(&self, relative: &str, prepared: &Prepared) {
-        let result = match prepared.undo {
-            Undo::Nothing => Ok(()),
-            Undo::Remove(made) => self.open(relative).and_then(|dir| {
-                let same = dir
-                    .as_ref()
-                    .is_some_and(|dir| inode(dir, &prepared.path).ok() == Some(made));
-                drop(dir);
-                if same {
+        let undo = || {
+            let dir = self.open(relative)?;
+            let same = |dir: &File| inode(dir, &prepared.path).ok() == Some(prepared.inode);
+            let Some(dir) = dir.filter(same) else { return Ok(()) };
+            match prepared.undo {
+                Undo::Nothing => {}
+                Undo::Remove => {
+                    drop(dir);
                     // Fails on a directory that is not empty, which is what protects the data of somebody faster.
-                    let removed = unlinkat(&self.open_root()?, relative, AtFlags::REMOVEDIR);
-                    return removed.map_err(|error| io_error(error.into(), &prepared.path, "cannot be removed"));
+                    let removed = unlinkat(self.open_root()?, relative, AtFlags::REMOVEDIR);
+                    removed.map_err(|error| io_error(error.into(), &prepared.path, "cannot be removed"))?;
                 }
-                Ok(())
-            }),
-            Undo::Quota(before) => self.open(relative).and_then(|dir| match dir {
-                Some(dir) => dir
-                    .set_xattr(QUOTA, before.unwrap_or(0).to_string().as_bytes())
-                    .map_err(|error| io_error(error, &prepared.path, "does not take its old quota back")),
-                None => Ok(()),
-            }),
+                Undo::Restore { quota, owner } => {
+                    if owner {
+                        let _ = dir.remove_xattr(OWNER);
+                    }
+                    if let Some(before) = quota {
+                        dir.set_xattr(QUOTA, before.unwrap_or(0).to_string().as_bytes())
+                            .map_err(|error| io_error(error, &prepared.path, "does not take its old quota back"))?;
+                    }
+                }
+            }
+            Ok::<_, Error>(())
         };
-        if let Err(error) = result {
+        if let Err(error) = undo() {
             tracing::warn!(%error, "a data directory could not be taken back");
         }
     }
@@ -320,12 +405,39 @@ impl DataRoot {
     /// Enforces a larger size.
     pub(crate) async fn set_quota(&self, absolute: &str, size: Bytes) -> Result<()> {
         let relative = self.relative_or_fail(absolute)?;
-        self.blocking(self.deadline, move |root| {
+        self.writing(move |root| {
             let path = root.absolute(&relative);
             let dir = root.open(&relative)?.ok_or_else(|| missing(&path))?;
-            root.set_quota_now(&dir, &path, size)
+            if root.grow_now(&dir, &path, size)? {
+                touch(&dir);
+            }
+            Ok(())
         })
         .await
+    }
+
+    /// Raises the quota, and never to less than there was or than there is in the directory: that would stop the tenant's
+    /// writes at once. Answers whether it had to.
+    fn grow_now(&self, dir: &File, path: &Path, size: Bytes) -> Result<bool> {
+        let refuse = |have: u64, what: &str| {
+            let (have, path) = (Bytes::new(have), path.display());
+            Err(
+                Error::invalid("storage", format!("{size} is less than the {have} that {path} {what}"))
+                    .with_backend(BackendKind::Swarm)
+                    .with_advice("ask for at least as much; storage cannot shrink"),
+            )
+        };
+        let quota = quota_of(dir);
+        match quota {
+            Some(quota) if quota > size.get() => return refuse(quota, "has been given"),
+            Some(quota) if quota == size.get() => return Ok(false),
+            _ => {}
+        }
+        if let Some(used) = number::<u64>(dir, USED).filter(|used| *used > size.get()) {
+            return refuse(used, "has in it");
+        }
+        self.set_quota_now(dir, path, size)?;
+        Ok(true)
     }
 
     fn set_quota_now(&self, dir: &File, path: &Path, size: Bytes) -> Result<()> {
@@ -347,126 +459,75 @@ impl DataRoot {
         }
     }
 
-    /// Marks a directory as left behind by its instance, so that it is found again by the full id.
-    pub(crate) async fn retain(&self, absolute: &str, id: InstanceId, adopted: bool) {
-        let Some(relative) = self.relative(absolute) else {
-            return;
-        };
-        let marked = self.blocking(self.deadline, move |root| {
-            if let Some(dir) = root.open(&relative)? {
-                mark(&dir, OWNER, &id.to_string());
-                mark(&dir, RETAINED, "true");
-                if adopted {
-                    mark(&dir, ADOPTED, "true");
-                }
-            }
-            Ok(())
-        });
-        if let Err(error) = marked.await {
-            tracing::warn!(%error, "a data directory could not be marked as left behind");
-        }
-    }
-
     /// The directory that an instance of this id left behind: by its mark, or by today's name where that is known.
     pub(crate) async fn find_left(&self, id: InstanceId, expected: Option<String>) -> Result<Option<Left>> {
-        self.blocking(self.deadline, move |root| root.find_left_now(id, expected.as_deref()))
+        self.reading(move |root| root.find_left_now(id, expected.as_deref()))
             .await
     }
 
     fn find_left_now(&self, id: InstanceId, expected: Option<&str>) -> Result<Option<Left>> {
-        let left = |relative: &str, dir: &File| {
-            let path = self.absolute(relative);
-            Ok(Left {
-                identity: identity(dir, &path)?,
-                adopted: is_marked(dir, ADOPTED),
-                path,
-            })
-        };
-        let owner = id.to_string();
+        let mut unmarked = None;
         if let Some(relative) = expected
             && let Some(dir) = self.open(relative)?
-            && text(&dir, OWNER).is_none_or(|seen| seen == owner)
         {
-            return left(relative, &dir).map(Some);
-        }
-        let root = self.open_root()?;
-        let suffix = format!("_{}", id.short());
-        for name in names(&root, &self.root)? {
-            if !name.ends_with(&suffix) {
-                continue;
+            let left = Left::read(&dir, self.absolute(relative))?;
+            match text(&dir, OWNER) {
+                Some(owner) if owner == id.to_string() && left.is_data() => return Ok(Some(left)),
+                Some(owner) if owner != id.to_string() => {}
+                _ => unmarked = Some(left),
             }
-            if let Some(dir) = self.open(&name)?
+        }
+        let mut owned = self.owned(id)?;
+        let data = owned.iter().position(Left::is_data);
+        Ok(match data {
+            Some(data) => Some(owned.swap_remove(data)),
+            None => unmarked.or_else(|| owned.pop()),
+        })
+    }
+
+    /// All directories directly under the root that carry an instance's mark, whatever their names.
+    fn owned(&self, id: InstanceId) -> Result<Vec<Left>> {
+        let root = self.open_root()?;
+        let owner = id.to_string();
+        let mut owned = Vec::new();
+        for name in names(&root, &self.root)? {
+            let path = self.root.join(&name);
+            // Without opening each of thousands; what fits is looked at again once it is open.
+            let marked = matches!(xattr::get(&path, OWNER), Ok(Some(value)) if value == owner.as_bytes());
+            if marked
+                && let Some(dir) = self.open_in(&root, &name)?
                 && text(&dir, OWNER).as_deref() == Some(&owner)
             {
-                return left(&name, &dir).map(Some);
+                owned.push(Left::read(&dir, path)?);
             }
         }
-        Ok(None)
+        Ok(owned)
     }
 
     /// The identity of a mounted directory, for a purge token.
     pub(crate) async fn identify(&self, absolute: &str) -> Result<Option<Left>> {
         let relative = self.relative_or_fail(absolute)?;
-        self.blocking(self.deadline, move |root| {
+        self.reading(move |root| {
             let path = root.absolute(&relative);
-            match root.open(&relative)? {
-                Some(dir) => Ok(Some(Left {
-                    identity: identity(&dir, &path)?,
-                    adopted: is_marked(&dir, ADOPTED),
-                    path,
-                })),
-                None => Ok(None),
-            }
+            let dir = root.open(&relative)?;
+            dir.map(|dir| Left::read(&dir, path)).transpose()
         })
         .await
-    }
-
-    /// Deletes exactly this directory with all that is in it. Answers whether it was there.
-    pub(crate) async fn purge(&self, target: ObjectIdentity, deadline: Duration) -> Result<bool> {
-        let relative = self.relative_or_fail(&target.name)?;
-        self.blocking(deadline, move |root| root.purge_now(&relative, &target))
-            .await
-    }
-
-    fn purge_now(&self, relative: &str, target: &ObjectIdentity) -> Result<bool> {
-        let path = self.absolute(relative);
-        let Some(dir) = self.open(relative)? else {
-            return Ok(false);
-        };
-        if identity(&dir, &path)? != *target {
-            return Err(Error::conflict(
-                ["storage"],
-                format!("{} is not the directory that the purge was planned for", path.display()),
-            )
-            .with_backend(BackendKind::Swarm)
-            .with_advice("plan the purge again"));
-        }
-        mark(&dir, PURGING, "true");
-        let failed = |error: Errno| io_error(error.into(), &path, "cannot be deleted completely");
-        let device = fstat(&dir).map_err(failed)?.st_dev;
-        remove_children(dir.as_fd(), device, 0).map_err(failed)?;
-        drop(dir);
-        // Not the path: a component of it could have been exchanged.
-        let (parent, name) = match relative.rsplit_once('/') {
-            Some((parent, name)) => (self.open(parent)?.ok_or_else(|| missing(&path))?, name),
-            None => (File::from(self.open_root()?), relative),
-        };
-        unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(failed)?;
-        Ok(true)
     }
 
     /// Looks whether the root can be written and enforces quotas; leaves nothing behind.
     pub(crate) async fn probe(&self) -> Result<bool> {
         let name = format!(".saasodoo-health-{}", InstanceId::random());
-        self.blocking(self.deadline, move |root| {
+        self.writing(move |root| {
             let fd = root.open_root()?;
             let path = root.absolute(&name);
             mkdirat(&fd, name.as_str(), Mode::from_raw_mode(0o700))
                 .map_err(|error| io_error(error.into(), &path, "cannot be made"))?;
-            let quota =
-                root.open(&name).ok().flatten().is_some_and(|dir| {
-                    dir.set_xattr(QUOTA, b"1048576").is_ok() && number(&dir, QUOTA) == Some(1_048_576)
-                });
+            let quota = root
+                .open(&name)
+                .ok()
+                .flatten()
+                .is_some_and(|dir| dir.set_xattr(QUOTA, b"1048576").is_ok() && quota_of(&dir) == Some(1_048_576));
             unlinkat(&fd, name.as_str(), AtFlags::REMOVEDIR)
                 .map_err(|error| io_error(error.into(), &path, "cannot be removed"))?;
             Ok(quota)
@@ -474,14 +535,12 @@ impl DataRoot {
         .await
     }
 
-    fn open_root(&self) -> Result<OwnedFd> {
-        openat(
-            CWD,
-            &self.root,
-            OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|error| {
+    /// Opens the root. Where quotas are required it must be on a CephFS: a mount point without its mount opens as well,
+    /// and has none of the data.
+    pub(crate) fn open_root(&self) -> Result<File> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = openat(CWD, &self.root, flags, Mode::empty()).map(File::from);
+        let root = opened.map_err(|error| {
             let kind = match error {
                 Errno::ACCESS | Errno::PERM => ErrorKind::Forbidden,
                 _ => ErrorKind::MissingPrerequisite,
@@ -491,15 +550,28 @@ impl DataRoot {
                 format!("the data root {} cannot be opened: {error}", self.root.display()),
             )
             .with_advice("mount CephFS there and make the directory, or configure another data root")
-        })
+        })?;
+        if self.policy == QuotaPolicy::BestEffort {
+            return Ok(root);
+        }
+        let unmounted = || no_quota(&self.root, "no CephFS is mounted there");
+        match root.get_xattr(USED) {
+            Ok(Some(_)) => Ok(root),
+            Ok(None) => Err(unmounted()),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => Err(unmounted()),
+            Err(error) => Err(io_error(error, &self.root, "cannot be looked at")),
+        }
     }
 
     /// Opens a directory below the root without following any link. `None`: it is not there.
-    fn open(&self, relative: &str) -> Result<Option<File>> {
-        let root = self.open_root()?;
+    pub(crate) fn open(&self, relative: &str) -> Result<Option<File>> {
+        self.open_in(&self.open_root()?, relative)
+    }
+
+    fn open_in(&self, root: &File, relative: &str) -> Result<Option<File>> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match openat2(&root, relative, flags, Mode::empty(), resolve) {
+        match openat2(root, relative, flags, Mode::empty(), resolve) {
             Ok(fd) => Ok(Some(File::from(fd))),
             Err(Errno::NOENT) => Ok(None),
             Err(error @ (Errno::LOOP | Errno::XDEV | Errno::NOTDIR)) => Err(fail(
@@ -513,4 +585,8 @@ impl DataRoot {
             Err(error) => Err(io_error(error.into(), &self.absolute(relative), "cannot be opened")),
         }
     }
+}
+
+fn quota_of(dir: &File) -> Option<u64> {
+    number(dir, QUOTA).filter(|quota| *quota > 0)
 }

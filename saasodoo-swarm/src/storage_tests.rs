@@ -4,13 +4,15 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use saasodoo_core::{Bytes, ErrorKind, InstanceId, ObjectIdentity};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use saasodoo_core::{Bytes, Deadlines, ErrorKind, InstanceId, ObjectIdentity, Retry};
 
 use crate::config::QuotaPolicy;
+use crate::retained::Writer;
 use crate::storage::DataRoot;
 
 fn root(path: &Path) -> DataRoot {
-    DataRoot::new(path.to_owned(), QuotaPolicy::BestEffort, Duration::from_secs(10))
+    DataRoot::new(path.to_owned(), QuotaPolicy::BestEffort, Deadlines::default())
 }
 
 const SIZE: Bytes = Bytes::from_mib(64);
@@ -30,7 +32,8 @@ async fn a_new_directory_is_taken_back_only_while_it_is_empty() {
     assert!(dir.path().join("a/data").exists(), "somebody uses it by now");
 
     // One of the same name that was made since is not this call's.
-    let made = root.make("b".to_owned(), id, SIZE).await.expect("made");
+    let other = InstanceId::random();
+    let made = root.make("b".to_owned(), other, SIZE).await.expect("made");
     std::fs::create_dir(dir.path().join("keep")).expect("another inode");
     std::fs::remove_dir(dir.path().join("b")).expect("removed");
     std::fs::rename(dir.path().join("keep"), dir.path().join("b")).expect("renamed");
@@ -67,9 +70,9 @@ async fn no_link_leads_out_of_the_root() {
     let path = dir.path().join("link");
     let error = root.make("link".to_owned(), id, SIZE).await.expect_err("a link");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-    assert!(root.adopt(path.clone(), SIZE, false).await.is_err());
+    assert!(root.adopt(path.clone(), id, SIZE, false).await.is_err());
     let target = ObjectIdentity::new("Directory", path.to_string_lossy(), "1");
-    assert!(root.purge(target, LONG).await.is_err());
+    assert!(root.purge(target, Writer::Gone, LONG).await.is_err());
 
     // Links inside the data are removed and not followed, and neither is one on the way.
     std::fs::create_dir_all(dir.path().join("a/deep/er")).expect("directories");
@@ -81,12 +84,12 @@ async fn no_link_leads_out_of_the_root() {
         .await
         .expect("read")
         .expect("there");
-    assert!(root.purge(left.identity, LONG).await.expect("purged"));
+    assert!(root.purge(left.identity, Writer::Gone, LONG).await.expect("purged"));
     assert!(!path.exists());
     assert!(outside.path().join("precious").exists());
     for elsewhere in ["/etc", "/", "relative", &format!("{}/../x", dir.path().display())] {
         let target = ObjectIdentity::new("Directory", elsewhere, "1");
-        let error = root.purge(target, LONG).await.expect_err(elsewhere);
+        let error = root.purge(target, Writer::Gone, LONG).await.expect_err(elsewhere);
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
 }
@@ -107,7 +110,7 @@ async fn a_purge_is_for_one_inode() {
     std::fs::write(dir.path().join("other/data"), "x").expect("a file");
     std::fs::rename(&path, dir.path().join("old")).expect("moved away");
     std::fs::rename(dir.path().join("other"), &path).expect("replaced");
-    let error = root.purge(planned, LONG).await.expect_err("replaced");
+    let error = root.purge(planned, Writer::Gone, LONG).await.expect_err("replaced");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert!(path.join("data").exists());
 }
@@ -115,7 +118,7 @@ async fn a_purge_is_for_one_inode() {
 #[tokio::test]
 async fn a_quota_that_is_required_and_missing_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
-    let strict = DataRoot::new(dir.path().to_owned(), QuotaPolicy::Required, LONG);
+    let strict = DataRoot::new(dir.path().to_owned(), QuotaPolicy::Required, Deadlines::default());
     let error = strict
         .make("a".to_owned(), InstanceId::random(), SIZE)
         .await
@@ -125,7 +128,29 @@ async fn a_quota_that_is_required_and_missing_leaves_nothing() {
         (ErrorKind::MissingPrerequisite, Some("storage"))
     );
     assert!(!dir.path().join("a").exists());
-    assert!(!strict.probe().await.expect("writable"));
+    // The mount point of a CephFS that is not mounted has no data, and that is no absence of an instance's.
+    for error in [
+        strict.probe().await.expect_err("no CephFS"),
+        strict
+            .look(Some(&dir.path().join("a").to_string_lossy()), true)
+            .await
+            .expect_err("no CephFS"),
+        strict
+            .find_left(InstanceId::random(), Some("a".to_owned()))
+            .await
+            .expect_err("no CephFS"),
+        strict
+            .purge(
+                ObjectIdentity::new("Directory", dir.path().join("a").to_string_lossy(), "1"),
+                Writer::Gone,
+                LONG,
+            )
+            .await
+            .expect_err("no CephFS"),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+        assert!(error.message().contains("no CephFS is mounted"), "{error}");
+    }
     assert_eq!(std::fs::read_dir(dir.path()).expect("the root").count(), 0);
 }
 
@@ -138,4 +163,179 @@ async fn a_root_that_is_not_there_is_no_empty_one() {
         .await
         .expect_err("no root");
     assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+}
+
+/// Deeper than a purge keeps directories open, and than any path can name.
+#[tokio::test]
+async fn a_tree_without_end_is_purged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = root(dir.path());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+    let mut level = openat(CWD, &path, flags, Mode::empty()).expect("opened");
+    let long = "d".repeat(40);
+    for _ in 0..300 {
+        mkdirat(&level, long.as_str(), Mode::from_raw_mode(0o755)).expect("a directory");
+        level = openat(&level, long.as_str(), flags, Mode::empty()).expect("opened");
+    }
+    drop(level);
+    let left = root
+        .identify(&path.to_string_lossy())
+        .await
+        .expect("read")
+        .expect("there");
+    assert!(root.purge(left.identity, Writer::Gone, LONG).await.expect("purged"));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("the root").count(), 0);
+}
+
+#[tokio::test]
+async fn a_purge_stops_at_its_deadline_and_goes_on_with_the_same_token() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let target = root
+        .identify(&path.to_string_lossy())
+        .await
+        .expect("read")
+        .expect("there")
+        .identity;
+    let error = root
+        .purge(target.clone(), Writer::Gone, Duration::ZERO)
+        .await
+        .expect_err("no time");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Timeout, Retry::After(None)),
+        "{error}"
+    );
+    // Nobody takes what is left of it for data: not by its old name, and not by its new one.
+    assert!(!path.exists());
+    let aside = dir.path().join(format!(".purge-{}", target.uid));
+    assert!(aside.join("data").exists());
+    let error = root
+        .adopt(aside.clone(), id, SIZE, false)
+        .await
+        .expect_err("incomplete");
+    assert_eq!(error.kind(), ErrorKind::StorageMissing, "{error}");
+    // A new directory of the old name is not what the token is for.
+    root.make("a".to_owned(), id, SIZE).await.expect("made");
+    assert!(root.purge(target.clone(), Writer::Gone, LONG).await.expect("purged"));
+    assert!(!aside.exists() && path.exists());
+    assert!(root.purge(target, Writer::Gone, LONG).await.is_err());
+}
+
+#[tokio::test]
+async fn a_directory_that_was_taken_away_is_made_again_and_an_adopted_one_is_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let made = root.make("a".to_owned(), id, SIZE).await.expect("made");
+    root.hold(made.clone()).await.expect("there");
+    root.undo(made.clone()).await;
+    root.hold(made).await.expect("made again");
+    assert!(dir.path().join("a").exists());
+
+    std::fs::create_dir(dir.path().join("b")).expect("a directory");
+    let adopted = root
+        .adopt(dir.path().join("b"), id, SIZE, false)
+        .await
+        .expect("adopted");
+    std::fs::remove_dir(dir.path().join("b")).expect("removed");
+    let error = root.hold(adopted).await.expect_err("its data is gone");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(!dir.path().join("b").exists());
+}
+
+/// One call that hangs keeps a thread of a pool that the whole process shares.
+#[tokio::test(start_paused = true)]
+async fn a_file_system_that_hangs_takes_few_threads_and_is_told_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = root(dir.path());
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
+    let hung: Vec<_> = (0..16)
+        .map(|_| {
+            let (root, gate) = (root.clone(), std::sync::Arc::clone(&gate));
+            tokio::spawn(async move {
+                root.writing(move |_| {
+                    let _ = gate.lock().map(|gate| gate.recv());
+                    Ok(())
+                })
+                .await
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let look = root.identify("/nowhere");
+    assert_eq!(look.await.expect_err("elsewhere").kind(), ErrorKind::Unsupported);
+    let path = dir.path().join("a").to_string_lossy().into_owned();
+    let (answer, ()) = tokio::join!(root.identify(&path), tokio::time::advance(Duration::from_secs(6)));
+    let error = answer.expect_err("all permits are taken");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Unavailable, Retry::After(None)),
+        "{error}"
+    );
+    drop(go);
+    for call in hung {
+        call.await.expect("no panic").expect("it comes back");
+    }
+    assert!(root.identify(&path).await.expect("free again").is_none());
+}
+
+/// Whose data it is says the directory itself, by an attribute that most file systems of a test machine keep.
+#[tokio::test]
+async fn data_is_found_by_its_owner_whatever_its_name_and_kept_from_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id, other) = (root(dir.path()), InstanceId::random(), InstanceId::random());
+    let path = dir.path().join("renamed");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let text = path.to_string_lossy().into_owned();
+    root.retain(&text, id, false, Writer::Runs, 0).await;
+
+    // Under the name of today there is nothing, and still the instance has data.
+    let error = root.make("a".to_owned(), id, SIZE).await.expect_err("there is data");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.message().contains("renamed"), "{error}");
+    assert_eq!(
+        root.free("a".to_owned(), id).await.expect_err("as planned").kind(),
+        ErrorKind::Conflict
+    );
+    assert!(!dir.path().join("a").exists());
+    let left = root
+        .find_left(id, Some("a".to_owned()))
+        .await
+        .expect("read")
+        .expect("found");
+    assert_eq!(left.path, path);
+    assert!(
+        root.find_left(other, Some("renamed".to_owned()))
+            .await
+            .expect("read")
+            .is_none()
+    );
+
+    let error = root
+        .adopt(path.clone(), other, SIZE, false)
+        .await
+        .expect_err("another's");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.message().contains(&id.to_string()), "{error}");
+    root.retain(&text, other, true, Writer::Runs, 0).await;
+    let left = root.find_left(id, None).await.expect("read").expect("still its own");
+    assert!(!left.adopted);
+
+    // An adoption gives a mark, and its failure takes it back.
+    std::fs::create_dir(dir.path().join("plain")).expect("a directory");
+    std::fs::write(dir.path().join("plain/data"), "x").expect("a file");
+    let adopted = root
+        .adopt(dir.path().join("plain"), other, SIZE, false)
+        .await
+        .expect("adopted");
+    assert!(root.find_left(other, None).await.expect("read").is_some());
+    root.undo(adopted).await;
+    assert!(root.find_left(other, None).await.expect("read").is_none());
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use saasodoo_core::Host;
+use saasodoo_core::{Error, Host, Result};
 
 use crate::config::SwarmConfig;
 
@@ -13,13 +13,13 @@ const WEBSOCKET_PORT: u16 = 8072;
 /// The labels that route these hosts to the service. The first four are today's, in its words; the others are the
 /// websocket's, and those that the configuration asks for.
 pub(crate) fn labels(service: &str, hosts: &[Host], config: &SwarmConfig) -> BTreeMap<String, String> {
-    let websocket = format!("{service}-ws");
+    let websocket = websocket(service);
     let mut labels = BTreeMap::from([("traefik.enable".to_owned(), "true".to_owned())]);
     for (router, rule, port) in [
         (service, http_rule(hosts), HTTP_PORT),
         (websocket.as_str(), websocket_rule(hosts), WEBSOCKET_PORT),
     ] {
-        labels.insert(format!("traefik.http.routers.{router}.rule"), rule);
+        labels.insert(rule_label(router), rule);
         labels.insert(format!("traefik.http.routers.{router}.service"), router.to_owned());
         labels.insert(
             format!("traefik.http.services.{router}.loadbalancer.server.port"),
@@ -41,14 +41,71 @@ pub(crate) fn labels(service: &str, hosts: &[Host], config: &SwarmConfig) -> BTr
     labels
 }
 
-/// The new value of a router's rule when the hosts change; what the rule demands beside the hosts stays.
-pub(crate) fn reroute(label: &str, hosts: &[Host]) -> Option<String> {
-    let router = label.strip_prefix("traefik.http.routers.")?.strip_suffix(".rule")?;
-    Some(if router.ends_with("-ws") {
-        websocket_rule(hosts)
+/// The label of a router's rule.
+pub(crate) fn rule_label(router: &str) -> String {
+    format!("traefik.http.routers.{router}.rule")
+}
+
+/// The router of a service's websocket.
+pub(crate) fn websocket(service: &str) -> String {
+    format!("{service}-ws")
+}
+
+/// A rule with these hosts in the place of those that it names. What it demands beside them stays.
+///
+/// # Errors
+/// `Unsupported` where the hosts are not side by side: what the rule would mean afterwards is not known.
+pub(crate) fn reroute(rule: &str, hosts: &[Host]) -> Result<String> {
+    let refuse = |why: &str| {
+        Err(Error::unsupported(
+            "route",
+            format!("the rule {rule} {why}, so its hosts cannot be replaced"),
+        )
+        .with_advice("change the rule's label on the service by hand"))
+    };
+    let found = matchers(rule);
+    let (Some(first), Some(last)) = (found.first(), found.last()) else {
+        return refuse("names no host");
+    };
+    if !found.windows(2).all(|pair| rule[pair[0].1..pair[1].0].trim() == "||") {
+        return refuse("names hosts in several places");
+    }
+    let (before, after) = (&rule[..first.0], &rule[last.1..]);
+    if before.trim_end().ends_with('!') {
+        return refuse("excludes a host");
+    }
+    let alone = before.trim().is_empty() && after.trim().is_empty();
+    let enclosed = before.trim_end().ends_with('(') && after.trim_start().starts_with(')');
+    if !alone && !enclosed && found.len() > 1 {
+        return refuse("does not hold its hosts together");
+    }
+    let new = http_rule(hosts);
+    Ok(if alone || enclosed || hosts.len() == 1 {
+        format!("{before}{new}{after}")
     } else {
-        http_rule(hosts)
+        format!("{before}({new}){after}")
     })
+}
+
+/// Where the `Host(…)` matchers of a rule begin and end.
+fn matchers(rule: &str) -> Vec<(usize, usize)> {
+    const HOST: &str = "Host(";
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(start) = rule[at..].find(HOST).map(|start| at + start) {
+        let inside = start + HOST.len();
+        let Some(end) = rule[inside..].find(')').map(|end| inside + end + 1) else {
+            break;
+        };
+        // `HostRegexp(` and `HostSNI(` do not match here; a longer name that ends with it does.
+        if rule[..start].ends_with(|c: char| c.is_ascii_alphanumeric()) {
+            at = inside;
+        } else {
+            found.push((start, end));
+            at = end;
+        }
+    }
+    found
 }
 
 fn http_rule(hosts: &[Host]) -> String {
@@ -66,22 +123,13 @@ fn websocket_rule(hosts: &[Host]) -> String {
 /// The texts in the `Host(…)` matchers of a rule, in order, each once: ``Host(`a`)``, ``Host("a")`` and ``Host(`a`, `b`)``.
 pub(crate) fn hosts(rule: &str) -> Vec<String> {
     let mut hosts: Vec<String> = Vec::new();
-    let mut rest = rule;
-    while let Some(start) = rest.find("Host(") {
-        let before = &rest[..start];
-        rest = &rest[start + "Host(".len()..];
-        let Some(end) = rest.find(')') else { break };
-        // `HostRegexp(` and `HostSNI(` do not match here; a longer name that ends with it does.
-        if before.ends_with(|c: char| c.is_ascii_alphanumeric()) {
-            continue;
-        }
-        for host in rest[..end].split(',') {
+    for (start, end) in matchers(rule) {
+        for host in rule[start + "Host(".len()..end - 1].split(',') {
             let host = host.trim().trim_matches(['`', '"']);
             if !host.is_empty() && !hosts.iter().any(|seen| seen == host) {
                 hosts.push(host.to_owned());
             }
         }
-        rest = &rest[end..];
     }
     hosts
 }
@@ -104,6 +152,43 @@ mod tests {
             ("", vec![]),
         ] {
             assert_eq!(hosts(rule), expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn only_the_hosts_of_a_rule_are_replaced() {
+        let host = |text: &str| -> Host { text.parse().expect("a host") };
+        let (one, two) = (vec![host("n.w")], vec![host("n.w"), host("n.x")]);
+        for (rule, to_one, to_two) in [
+            ("Host(`a.b`)", "Host(`n.w`)", "Host(`n.w`) || Host(`n.x`)"),
+            (
+                "Host(`a.b`) || Host(`c.d`)",
+                "Host(`n.w`)",
+                "Host(`n.w`) || Host(`n.x`)",
+            ),
+            (
+                "(Host(`a.b`, `c.d`)) && PathPrefix(`/x`)",
+                "(Host(`n.w`)) && PathPrefix(`/x`)",
+                "(Host(`n.w`) || Host(`n.x`)) && PathPrefix(`/x`)",
+            ),
+            (
+                "Host(`a.b`) && !PathPrefix(`/web/database`)",
+                "Host(`n.w`) && !PathPrefix(`/web/database`)",
+                "(Host(`n.w`) || Host(`n.x`)) && !PathPrefix(`/web/database`)",
+            ),
+        ] {
+            assert_eq!(reroute(rule, &one).expect(rule), to_one);
+            assert_eq!(reroute(rule, &two).expect(rule), to_two);
+        }
+        for rule in [
+            "PathPrefix(`/x`)",
+            "!Host(`a.b`)",
+            "Host(`a.b`) || Host(`c.d`) && PathPrefix(`/x`)",
+            "Host(`a.b`) && Path(`/x`) || Host(`c.d`) && Path(`/y`)",
+            "",
+        ] {
+            let error = reroute(rule, &one).expect_err(rule);
+            assert_eq!(error.field(), Some("route"), "{rule}: {error}");
         }
     }
 
@@ -146,6 +231,7 @@ mod tests {
         #[test]
         fn no_rule_panics(rule in "\\PC{0,80}|(Host\\(|`|,|\\)|a){0,20}") {
             let _ = hosts(&rule);
+            let _ = reroute(&rule, &["a.b".parse().expect("a host")]);
         }
     }
 }

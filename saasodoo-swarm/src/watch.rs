@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use crate::backend::Inner;
 use crate::convert::label;
 use crate::facts;
+use crate::read::{All, ambiguous};
 use crate::wire::{filters, segment};
 
 /// How many instances are asked about one by one; more are cheaper to ask about all at once.
@@ -154,6 +155,14 @@ struct Follower {
     event: Option<String>,
 }
 
+/// What a look at one instance came to.
+enum Glance {
+    Seen(String, Box<Instance>),
+    Gone,
+    /// The daemon has answered, and what it says makes no instance.
+    Unreadable(Error),
+}
+
 /// Why a connection ended.
 struct Lost(String);
 
@@ -264,14 +273,16 @@ impl Follower {
                 }
                 () = tokio::time::sleep_until(next) => {}
             }
-            let now = Instant::now();
-            let looked = if everything || now >= whole || named.len() > FEW {
-                whole = now + polling.slow;
-                fast = now + polling.fast;
-                self.look_at_everything().await
+            // From the end of a look to the next one: a slow daemon is not asked without a pause.
+            let looked = if everything || Instant::now() >= whole || named.len() > FEW {
+                let looked = self.look_at_everything().await;
+                whole = Instant::now() + polling.slow;
+                fast = Instant::now() + polling.fast;
+                looked
             } else if named.is_empty() {
-                fast = now + polling.fast;
-                self.look_at(restless).await
+                let looked = self.look_at(restless).await;
+                fast = Instant::now() + polling.fast;
+                looked
             } else {
                 self.look_at_services(named).await
             };
@@ -285,7 +296,7 @@ impl Follower {
     fn events(&self) -> mpsc::Receiver<std::result::Result<Event, Lost>> {
         let (sender, receiver) = mpsc::channel(1024);
         // The daemon's own time of the last event; the first connection starts now, and a full look follows.
-        let since = self.event.clone().unwrap_or_else(|| seconds(Timestamp::now()));
+        let since = self.event.clone().unwrap_or_else(|| seconds(self.inner.clock.now()));
         let filter = filters(&[("type", &["service".to_owned()])]);
         let stream = self
             .inner
@@ -344,7 +355,11 @@ impl Follower {
 
     async fn look_at_everything(&mut self) -> Result<()> {
         let look = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
-        let (instances, errors) = self.inner.see_all(label::ID).await?;
+        let All {
+            instances,
+            errors,
+            services,
+        } = self.inner.see_all(label::ID).await?;
         for error in errors {
             tracing::warn!(%error, "a service cannot be watched");
         }
@@ -356,7 +371,8 @@ impl Follower {
             all.insert(kept.id, kept);
         }
         self.changed.retain(|id, _| all.contains_key(id));
-        self.services.retain(|_, id| all.contains_key(id));
+        // By these a deletion is understood, whose event names a service that is gone.
+        self.services = services;
         let same = before.len() == all.len() && before.iter().zip(&all).all(|((_, a), (_, b))| Arc::ptr_eq(a, b));
         self.pictures.send_modify(|picture| {
             picture.look = look;
@@ -382,13 +398,16 @@ impl Follower {
         let mut after = (*before).clone();
         for (id, instance) in looked {
             match instance? {
-                Some((service, instance)) => {
+                Glance::Seen(service, instance) => {
                     self.services.insert(service, id);
-                    after.insert(id, self.kept(&before, instance));
+                    after.insert(id, self.kept(&before, *instance));
                 }
-                None => {
+                Glance::Gone => {
                     after.remove(&id);
+                    self.services.retain(|_, other| *other != id);
                 }
+                // It is no reason to leave the others: they see it again with everything else.
+                Glance::Unreadable(error) => tracing::warn!(instance = %id, %error, "an instance cannot be watched"),
             }
         }
         let same = before.len() == after.len() && before.iter().zip(&after).all(|((_, a), (_, b))| Arc::ptr_eq(a, b));
@@ -430,10 +449,17 @@ impl Follower {
 }
 
 impl Inner {
-    /// An instance as a list shows it, with the id of its service.
-    async fn glance(&self, id: InstanceId) -> Result<Option<(String, Instance)>> {
-        let Some(seen) = self.see(id).await? else {
-            return Ok(None);
+    /// An instance as a list shows it. Fails only where the daemon cannot be asked.
+    async fn glance(&self, id: InstanceId) -> Result<Glance> {
+        let mut services = self.services_of(id).await?;
+        if services.len() > 1 {
+            return Ok(Glance::Unreadable(ambiguous(id, &services)));
+        }
+        let Some(service) = services.pop() else {
+            return Ok(Glance::Gone);
+        };
+        let Some(seen) = self.with_tasks(service).await? else {
+            return Ok(Glance::Gone);
         };
         let mut disk = facts::Disk::default();
         if facts::label_of(&seen.service, label::STORAGE).is_none() {
@@ -446,8 +472,10 @@ impl Inner {
                 .next()
                 .unwrap_or_default();
         }
-        let instance = facts::instance(&seen.service, &seen.tasks, disk, &self.config, Timestamp::now())?;
-        Ok(Some((seen.service_id().to_owned(), instance)))
+        Ok(match self.observe_with(&seen, disk) {
+            Ok(instance) => Glance::Seen(seen.service_id().to_owned(), Box::new(instance)),
+            Err(error) => Glance::Unreadable(error),
+        })
     }
 
     /// The instance of a service. `None`: the service is gone, or no instance's.

@@ -94,11 +94,16 @@ impl Wire {
                 )
             }
         };
-        Ok(Self {
-            docker: docker.map_err(fail)?,
+        Ok(Self::over(docker.map_err(fail)?, deadlines))
+    }
+
+    /// Through a client that has been made already.
+    pub(crate) fn over(docker: Docker, deadlines: Deadlines) -> Self {
+        Self {
+            docker,
             deadlines,
             requests: Arc::default(),
-        })
+        }
     }
 
     /// How many requests were made so far.
@@ -152,11 +157,12 @@ impl Wire {
     ) -> Answer<impl Stream<Item = Answer<Bytes>> + Send + Unpin + use<>> {
         let call = Call::new(Method::GET, path, query)?;
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let body = rewritten(&self.docker, call).export_image("raw");
+        let docker = rewritten(&self.docker, call).with_timeout(self.beginning());
+        let body = docker.export_image("raw");
         Ok(body.map_err(|error| Failure::from_bollard(error, false)))
     }
 
-    /// Reads the log of a task or a service, in frames.
+    /// Reads the log of a task or a service, in frames. The deadline is for its beginning only.
     pub(crate) fn logs(
         &self,
         path: &str,
@@ -164,9 +170,14 @@ impl Wire {
     ) -> Answer<impl Stream<Item = Answer<LogOutput>> + Send + Unpin + use<>> {
         let call = Call::new(Method::GET, path, query)?;
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let docker = rewritten(&self.docker, call);
+        let docker = rewritten(&self.docker, call).with_timeout(self.beginning());
         let frames = docker.service_logs("raw", None::<bollard::query_parameters::LogsOptions>);
         Ok(Box::pin(frames.map_err(|error| Failure::from_bollard(error, false))))
+    }
+
+    /// How long the headers of an endless answer may take: bollard's limit ends with them, and knows whole seconds.
+    fn beginning(&self) -> Duration {
+        Duration::from_secs(self.deadlines.read.as_secs().max(1))
     }
 
     async fn run(&self, call: Call, write: bool, deadline: Duration) -> Answer<Bytes> {

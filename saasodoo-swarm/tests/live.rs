@@ -2,16 +2,17 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{directory, on_testbed, spec, variable};
 use futures::TryStreamExt;
+use jiff::Timestamp;
 use saasodoo_core::{
-    Bytes, Cause, CreateOptions, DeleteOptions, EnsureOutcome, ErrorKind, Instance, InstanceChange, InstanceEvent,
-    InstanceId, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec, InstanceStatus, LogOptions, Operation,
-    Origin, Power, Secret, UpdateOptions,
+    Bytes, Cause, CreateOptions, DataPolicy, DeleteOptions, EnsureOutcome, ErrorKind, Instance, InstanceChange,
+    InstanceEvent, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec, InstanceStatus, LogOptions,
+    Operation, Origin, Power, Retry, Secret, UpdateOptions,
 };
 use saasodoo_swarm::SwarmOrchestrator;
 use serde_json::Value;
@@ -172,25 +173,33 @@ async fn the_quota_is_enforced_inside_the_container_and_grows() {
     .await;
 }
 
-/// Waits for a cause in a watch, and says how long it took.
+/// Waits for a cause in a watch, and says how long it took and what was seen.
 async fn watched(
     swarm: &SwarmOrchestrator,
     id: InstanceId,
     fits: impl Fn(&Instance) -> bool + Send + Sync,
-) -> Duration {
+) -> (Duration, Instance) {
     use futures::StreamExt;
     let mut events = swarm.watch(saasodoo_core::InstanceFilter::id(id));
     let begun = Instant::now();
     let seen = tokio::time::timeout(Duration::from_secs(60), async {
         while let Some(event) = events.next().await {
-            if matches!(&event, InstanceEvent::Applied(instance) if fits(instance)) {
-                return;
+            if let InstanceEvent::Applied(instance) = event
+                && fits(&instance)
+            {
+                return *instance;
             }
         }
         panic!("the watch has ended");
     });
-    seen.await.expect("the cause within a minute");
-    begun.elapsed()
+    let seen = seen.await.expect("the cause within a minute");
+    (begun.elapsed(), seen)
+}
+
+/// When a process of the instance ended last.
+fn last_exit(instance: &Instance) -> Option<(Timestamp, Option<i32>)> {
+    let exits = instance.facts.units.iter().filter_map(|unit| unit.last_exit.as_ref());
+    exits.filter_map(|exit| Some((exit.at?, exit.code))).max()
 }
 
 #[tokio::test]
@@ -203,13 +212,15 @@ async fn failures_are_seen_within_two_intervals() {
         swarm.create(&killed, CreateOptions::new()).await.expect("created");
         let instance = running(&swarm, killed.id).await;
         let first = instance.facts.current().expect("a task").id.clone();
-        let (took, ()) = tokio::join!(
-            watched(&swarm, killed.id, |seen| seen.status != InstanceStatus::Running),
-            async {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                docker(&["kill", &container(&instance)]);
-            }
-        );
+        // One kill is no cause yet, but the exit is told.
+        let gone = |seen: &Instance| {
+            let killed = last_exit(seen).is_some_and(|(_, code)| code == Some(137));
+            seen.status == InstanceStatus::Starting && killed
+        };
+        let ((took, _), ()) = tokio::join!(watched(&swarm, killed.id, gone), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            docker(&["kill", &container(&instance)]);
+        });
         assert!(took <= TWO_INTERVALS, "{took:?}");
         let again = running(&swarm, killed.id).await;
         assert_ne!(again.facts.current().expect("a task").id, first);
@@ -218,7 +229,7 @@ async fn failures_are_seen_within_two_intervals() {
         let data = directory(again.storage.location.as_ref());
         std::fs::rename(&data, data.with_extension("moved")).expect("moved");
         docker(&["kill", &container(&again)]);
-        let took = watched(&swarm, killed.id, |seen| {
+        let (took, _) = watched(&swarm, killed.id, |seen| {
             seen.status == InstanceStatus::Error && code(seen) == Some("mount_failed")
         })
         .await;
@@ -228,7 +239,7 @@ async fn failures_are_seen_within_two_intervals() {
 
         let missing = spec().with_image("saasodoo/no-such-image:17".parse().expect("an image"));
         swarm.create(&missing, CreateOptions::new()).await.expect("created");
-        let took = watched(&swarm, missing.id, |seen| {
+        let (took, _) = watched(&swarm, missing.id, |seen| {
             seen.status == InstanceStatus::Error && code(seen) == Some("image_pull")
         })
         .await;
@@ -237,10 +248,26 @@ async fn failures_are_seen_within_two_intervals() {
         // Named after the second kill.
         let hungry = spec().with_env("EAT_MB".parse().expect("a name"), "256");
         swarm.create(&hungry, CreateOptions::new()).await.expect("created");
-        watched(&swarm, hungry.id, |seen| {
+        let (_, seen) = watched(&swarm, hungry.id, |seen| {
             seen.status == InstanceStatus::Error && code(seen) == Some("out_of_memory")
         })
         .await;
+        let (at, _) = last_exit(&seen).expect("an exit");
+        let late = Timestamp::now().duration_since(at).unsigned_abs();
+        assert!(late <= TWO_INTERVALS, "{late:?} after the kill");
+
+        // No node has the label that it asks for.
+        let mut homeless = spec();
+        let (key, value) = (
+            "saasodoo.nowhere".parse().expect("a key"),
+            "yes".parse().expect("a value"),
+        );
+        homeless.scheduling.node_selector.insert(key, value);
+        swarm.create(&homeless, CreateOptions::new()).await.expect("created");
+        let (took, seen) = watched(&swarm, homeless.id, |seen| code(seen) == Some("unschedulable")).await;
+        assert!(took <= TWO_INTERVALS, "{took:?}");
+        let cause = seen.cause.expect("a cause").to_string();
+        assert!(cause.contains("no suitable node"), "{cause}");
     })
     .await;
 }
@@ -340,11 +367,15 @@ async fn a_service_of_docker_py_is_adopted_and_operated() {
         step("restart", &["/TaskTemplate/ForceUpdate"]);
         running(&swarm, id).await;
         swarm.set_power(id, Power::Suspend).await.expect("accepted");
-        step("suspend", &["/Labels/saasodoo.hold", "/Mode/Replicated/Replicas"]);
+        let fence = "/TaskTemplate/Placement/Constraints";
+        step(
+            "suspend",
+            &["/Labels/saasodoo.hold", "/Mode/Replicated/Replicas", fence],
+        );
         let error = swarm.set_power(id, Power::Start).await.expect_err("held");
         assert_eq!(error.kind(), ErrorKind::NotAllowed, "{error}");
         swarm.set_power(id, Power::Resume).await.expect("accepted");
-        step("resume", &["/Labels/saasodoo.hold"]);
+        step("resume", &["/Labels/saasodoo.hold", fence]);
         swarm.set_power(id, Power::Start).await.expect("accepted");
         running(&swarm, id).await;
         let lines: Vec<_> = swarm.logs(id, LogOptions::tail(5)).try_collect().await.expect("a log");
@@ -384,25 +415,173 @@ async fn contention_is_worked_through() {
 #[ignore = "needs Docker Swarm (creates services)"]
 async fn a_file_system_without_quotas_is_refused_unless_best_effort_will_do() {
     let root = tempfile::tempdir().expect("a directory");
-    let strict = common::builder(root.path()).build().expect("an orchestrator");
-    let refused = strict
-        .create(&spec(), CreateOptions::new().stopped())
-        .await
-        .expect_err("no quotas");
-    assert_eq!(refused.kind(), ErrorKind::MissingPrerequisite, "{refused}");
-    assert_eq!(
-        std::fs::read_dir(root.path()).expect("the root").count(),
-        0,
-        "nothing stays"
-    );
-    let lenient = common::builder(root.path())
+    let path = root.path().to_owned();
+    let lenient = common::builder(&path)
         .quota(saasodoo_swarm::QuotaPolicy::BestEffort)
         .build()
         .expect("an orchestrator");
-    let spec: InstanceSpec = spec();
-    lenient
-        .create(&spec, CreateOptions::new().stopped())
-        .await
-        .expect("created");
-    lenient.delete(spec.id, DeleteOptions::retain()).await.expect("deleted");
+    let test = |lenient: SwarmOrchestrator, root: PathBuf| async move {
+        let strict = common::builder(&root).build().expect("an orchestrator");
+        let refused = strict
+            .create(&spec(), CreateOptions::new().stopped())
+            .await
+            .expect_err("no quotas");
+        assert_eq!(refused.kind(), ErrorKind::MissingPrerequisite, "{refused}");
+        assert_eq!(std::fs::read_dir(&root).expect("the root").count(), 0, "nothing stays");
+        let spec: InstanceSpec = spec();
+        lenient
+            .create(&spec, CreateOptions::new().stopped())
+            .await
+            .expect("created");
+        lenient.delete(spec.id, DeleteOptions::retain()).await.expect("deleted");
+    };
+    common::cleaned(lenient, path, test).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker Swarm (creates services)"]
+async fn a_quota_is_never_less_than_what_is_there() {
+    on_testbed(|swarm, root| async move {
+        let full = root.join("full");
+        std::fs::create_dir(&full).expect("a directory");
+        std::fs::write(full.join("ballast"), vec![0; 4 << 20]).expect("a file");
+        // CephFS counts with a delay.
+        let used = || xattr::get(&full, "ceph.dir.rbytes").expect("CephFS").expect("a number");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while used() != b"4194304" {
+            assert!(Instant::now() < deadline, "the size is not counted");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let mut small = spec();
+        small.storage = Bytes::from_mib(2);
+        let adopt = || {
+            let path = "full".parse().expect("a path");
+            CreateOptions::new()
+                .stopped()
+                .with_data(DataPolicy::AdoptDirectory(path))
+        };
+        let error = swarm.create(&small, adopt()).await.expect_err("less than there is");
+        assert_eq!(
+            (error.kind(), error.field()),
+            (ErrorKind::InvalidInput, Some("storage"))
+        );
+        assert!(
+            error.message().contains("2Mi") && error.message().contains("4Mi"),
+            "{error}"
+        );
+        let quota = |path: &Path| xattr::get(path, "ceph.quota.max_bytes").expect("CephFS");
+        assert_eq!(quota(&full), None);
+        small.storage = Bytes::from_mib(8);
+        swarm.create(&small, adopt()).await.expect("adopted");
+        assert_eq!(quota(&full).expect("a quota"), b"8388608");
+        // Somebody raises it by hand; an update from 8 to 16 MiB does not take that back.
+        xattr::set(&full, "ceph.quota.max_bytes", b"33554432").expect("raised");
+        let change = InstanceChange::new().storage(Bytes::from_mib(16));
+        let error = swarm
+            .update(small.id, &change, UpdateOptions::new())
+            .await
+            .expect_err("less than there is");
+        assert_eq!(
+            (error.kind(), error.field()),
+            (ErrorKind::InvalidInput, Some("storage"))
+        );
+        assert_eq!(quota(&full).expect("a quota"), b"33554432");
+    })
+    .await;
+}
+
+/// A migrated instance runs on the directory that its source on Swarm has left.
+#[tokio::test]
+#[ignore = "needs Docker Swarm (creates services)"]
+async fn data_that_something_else_uses_by_now_is_not_purged() {
+    on_testbed(|swarm, _| async move {
+        let spec = spec();
+        swarm
+            .create(&spec, CreateOptions::new().stopped())
+            .await
+            .expect("created");
+        let deleted = swarm.delete(spec.id, DeleteOptions::retain()).await.expect("deleted");
+        let data = directory(deleted.retained.as_ref());
+        std::fs::write(data.join("precious"), "x").expect("a file");
+        let plan = swarm.plan(&Operation::Purge(spec.id)).await.expect("a plan");
+        let token = plan.purge_token.expect("just left");
+        // As if the instance had been deleted an hour ago.
+        let until = Timestamp::now().as_second() - 3600;
+        xattr::set(&data, "user.saasodoo.retained", until.to_string().as_bytes()).expect("an attribute");
+        let refused = swarm.plan(&Operation::Purge(spec.id)).await.expect_err("in use");
+        assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+        let refused = swarm
+            .delete(spec.id, DeleteOptions::purge(token))
+            .await
+            .expect_err("in use");
+        assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+        assert!(data.join("precious").exists());
+        // As the advice says: adopted by a stopped instance and deleted again it is known to be at rest.
+        let adopt = CreateOptions::new().stopped().with_data(DataPolicy::AdoptRetained);
+        swarm.create(&spec, adopt).await.expect("adopted");
+        swarm.delete(spec.id, DeleteOptions::retain()).await.expect("deleted");
+        let plan = swarm.plan(&Operation::Purge(spec.id)).await.expect("a plan");
+        let token = plan.purge_token.expect("a token");
+        swarm
+            .delete(spec.id, DeleteOptions::purge(token))
+            .await
+            .expect("purged");
+        assert!(!data.exists());
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs Docker Swarm (creates services)"]
+async fn a_directory_is_not_adopted_while_a_removed_services_task_ends_on_it() {
+    on_testbed(|swarm, root| async move {
+        let data = root.join("ending");
+        std::fs::create_dir(&data).expect("a directory");
+        let mount = format!("type=bind,source={},target=/bitnami/odoo", data.display());
+        let stubborn = "trap '' TERM; while :; do date > /bitnami/odoo/beat; sleep 1; done";
+        let name = format!("sw-ending-{}", InstanceId::random().short());
+        docker(&[
+            "service",
+            "create",
+            "-q",
+            "--no-resolve-image",
+            "--name",
+            &name,
+            "--stop-grace-period",
+            "6s",
+            "--mount",
+            &mount,
+            "--entrypoint",
+            "sh",
+            &variable("SAASODOO_STUB_IMAGE"),
+            "-c",
+            stubborn,
+        ]);
+        docker(&["service", "rm", &name]);
+        let spec = spec();
+        let adopt = || {
+            let path = "ending".parse().expect("a path");
+            CreateOptions::new().with_data(DataPolicy::AdoptDirectory(path))
+        };
+        let error = swarm.create(&spec, adopt()).await.expect_err("two writers");
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Conflict, Retry::After(None)),
+            "{error}"
+        );
+        assert!(error.message().contains("service that has been removed"), "{error}");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = swarm.create(&spec, adopt()).await {
+            assert!(Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let beat = std::fs::read(data.join("beat")).expect("the old writer's file");
+        running(&swarm, spec.id).await;
+        assert_eq!(
+            std::fs::read(data.join("beat")).expect("the file"),
+            beat,
+            "it has ended"
+        );
+    })
+    .await;
 }

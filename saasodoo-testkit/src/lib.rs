@@ -8,6 +8,7 @@
 //! | have valid specs at hand | [`fixtures`], and [`strategies`] for property tests |
 //! | prove that a backend of your own behaves | [`contract`] |
 //! | let everything go wrong in a migration | [`explorer`] |
+//! | talk to Docker without Docker | `fake_docker`, with the feature `fake-docker` |
 //!
 //! # Testing a service
 //!
@@ -56,6 +57,9 @@
 //! ```
 
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "fake-docker")]
+pub mod fake_docker;
 
 pub mod contract;
 pub mod explorer;

@@ -9,9 +9,10 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::StreamExt;
 use saasodoo_core::{
     Bytes, Config, Cpu, DatabaseEndpoint, Deadlines, DeleteOptions, InstanceFilter, InstanceId, InstanceOrchestrator,
-    InstanceOrchestratorExt, InstanceSpec, StorageLocation,
+    InstanceSpec, StorageLocation,
 };
 use saasodoo_swarm::{DockerHost, Polling, SwarmBuilder, SwarmOrchestrator};
 
@@ -95,19 +96,36 @@ pub fn directory(location: Option<&StorageLocation>) -> PathBuf {
 /// the test fails.
 pub async fn on_testbed<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(SwarmOrchestrator, PathBuf) -> F) {
     let root = Root::new();
-    let swarm = orchestrator(&root.0);
-    let result = tokio::spawn(test(swarm.clone(), root.0.clone())).await;
-    let left = swarm.list_all(InstanceFilter::all()).await.expect("a list");
-    for instance in left {
-        let inside = match &instance.storage.location {
-            Some(StorageLocation::Directory { path }) => path.starts_with(root.0.to_str().expect("UTF-8")),
-            _ => false,
-        };
-        if inside && let Err(error) = swarm.delete(instance.id, DeleteOptions::retain()).await {
-            eprintln!("clean-up: {error}");
+    cleaned(orchestrator(&root.0), root.0.clone(), test).await;
+}
+
+/// Runs a test, and deletes all instances under the root afterwards, also when the test fails. What the test says comes
+/// before what the clean-up says.
+pub async fn cleaned<F: Future<Output = ()> + Send + 'static>(
+    swarm: SwarmOrchestrator,
+    root: PathBuf,
+    test: impl FnOnce(SwarmOrchestrator, PathBuf) -> F,
+) {
+    let result = tokio::spawn(test(swarm.clone(), root.clone())).await;
+    let mut trouble = Vec::new();
+    let listed: Vec<_> = swarm.list(InstanceFilter::all()).collect().await;
+    for instance in listed {
+        match instance {
+            Ok(instance) => {
+                let inside = match &instance.storage.location {
+                    Some(StorageLocation::Directory { path }) => Path::new(path).starts_with(&root),
+                    _ => false,
+                };
+                if inside && let Err(error) = swarm.delete(instance.id, DeleteOptions::retain()).await {
+                    trouble.push(error);
+                }
+            }
+            Err(error) => trouble.push(error),
         }
     }
     if let Err(error) = result {
+        eprintln!("clean-up: {trouble:?}");
         std::panic::resume_unwind(error.into_panic());
     }
+    assert!(trouble.is_empty(), "clean-up: {trouble:?}");
 }

@@ -1,0 +1,110 @@
+//! What a change of power makes of a service, without a daemon.
+
+use saasodoo_core::{ErrorKind, InstanceStatus, Power};
+use serde_json::{Value, json};
+
+use crate::facts_tests::{legacy, read_service};
+use crate::power::powered;
+use crate::read::Seen;
+
+fn seen(service: &Value) -> Seen {
+    Seen {
+        service: service.clone(),
+        tasks: Vec::new(),
+    }
+}
+
+fn held(replicas: u64, hold: &str) -> Value {
+    let mut service = legacy(replicas);
+    service["Spec"]["Labels"]["saasodoo.hold"] = json!(hold);
+    service
+}
+
+/// The service after a change of power.
+fn after(service: &Value, power: Power) -> Value {
+    let mut service = service.clone();
+    if let Some(body) = powered(&seen(&service), power).expect("allowed") {
+        service["Spec"] = body;
+    }
+    service
+}
+
+#[test]
+fn a_hold_is_not_gone_around() {
+    for (hold, advice) in [
+        ("suspended", "resume it first"),
+        ("maintenance", "end the maintenance first"),
+        // Of a later version, or by hand.
+        ("legal", "end the maintenance first"),
+    ] {
+        for (power, replicas) in [
+            (Power::Start, 0),
+            (Power::Start, 1),
+            (Power::Restart, 1),
+            (Power::Restart, 0),
+        ] {
+            let error = powered(&seen(&held(replicas, hold)), power).expect_err(hold);
+            assert_eq!(
+                (error.kind(), error.advice()),
+                (ErrorKind::NotAllowed, Some(advice)),
+                "{error}"
+            );
+        }
+    }
+    assert_eq!(read_service(&held(0, "legal")).status, InstanceStatus::Maintenance);
+    let unparsed = read_service(&held(0, "legal")).unparsed;
+    assert!(
+        unparsed.iter().any(|left| left.field == "hold" && left.raw == "legal"),
+        "{unparsed:?}"
+    );
+}
+
+#[test]
+fn a_resume_takes_a_suspension_away_and_nothing_else() {
+    let maintained = held(0, "maintenance");
+    assert_eq!(powered(&seen(&maintained), Power::Resume).expect("harmless"), None);
+    // Billing goes over an operator, who has to ask again.
+    assert_eq!(
+        after(&maintained, Power::Suspend)["Spec"]["Labels"]["saasodoo.hold"],
+        "suspended"
+    );
+    for placement in [
+        None,
+        Some(json!({})),
+        Some(json!({"Constraints": ["node.labels.disk==ssd"]})),
+    ] {
+        let mut service = legacy(0);
+        if let Some(placement) = placement {
+            service["Spec"]["TaskTemplate"]["Placement"] = placement;
+        }
+        let suspended = after(&service, Power::Suspend);
+        let constraints = &suspended["Spec"]["TaskTemplate"]["Placement"]["Constraints"];
+        assert!(constraints.to_string().contains("saasodoo-suspended"), "{constraints}");
+        assert_eq!(after(&suspended, Power::Suspend), suspended);
+        let (before, now) = (read_service(&service), read_service(&suspended));
+        assert!(before.spec.diff(&now.spec).is_empty() && before.unparsed == now.unparsed);
+        assert_eq!(now.status, InstanceStatus::Paused);
+        assert_eq!(after(&suspended, Power::Resume), service, "as it was before");
+    }
+}
+
+#[test]
+fn what_somebody_scaled_up_is_not_started_by_a_resume() {
+    let mut suspended = after(&legacy(1), Power::Suspend);
+    suspended["Spec"]["Mode"]["Replicated"]["Replicas"] = json!(1);
+    assert_eq!(after(&suspended, Power::Resume), legacy(0));
+    // And a suspension that was only a label by hand is no reason to stop what runs.
+    assert_eq!(after(&held(1, "suspended"), Power::Resume), legacy(1));
+}
+
+#[test]
+fn an_interrupted_restart_is_seen_and_gone_on_with() {
+    let mut service = legacy(0);
+    service["Spec"]["Labels"]["saasodoo.restarting"] = json!("1");
+    assert_eq!(read_service(&service).status, InstanceStatus::Restarting);
+    assert_eq!(after(&service, Power::Restart), legacy(1));
+    assert_eq!(after(&service, Power::Start), legacy(1));
+    assert_eq!(after(&service, Power::Stop), legacy(0));
+    let stopped = powered(&seen(&legacy(0)), Power::Restart).expect_err("stopped");
+    assert_eq!(stopped.kind(), ErrorKind::NotAllowed);
+}
