@@ -114,8 +114,8 @@ async fn observe() -> Result<()> {
         .build();
 
     // What somebody did by hand over there.
-    let image = "saasodoo/odoo-stub:18".parse()?;
-    kubernetes.edit_by_hand(tenants[0].id, |spec| spec.image = image)?;
+    let image: saasodoo_core::ImageRef = "saasodoo/odoo-stub:18".parse()?;
+    kubernetes.edit_by_hand(tenants[0].id, |spec| spec.image = image.clone())?;
     kubernetes.edit_by_hand(tenants[1].id, |spec| spec.resources.memory = Bytes::from_gib(3))?;
     kubernetes.stop(tenants[2].id).await?;
     // A tenant that is still stopping differs in another way each time, and is counted as unsettled.

@@ -147,6 +147,7 @@ fn exit(terminated: &TerminatedView) -> Exit {
     // Kubernetes says when it was memory: an exit code of 137 without that is another kill, such as a failed probe's.
     let mut exit = Exit::with_code(terminated.exit_code.unwrap_or_default(), terminated.finished_at);
     exit.code = terminated.exit_code;
+    exit.started_at = terminated.started_at;
     exit.out_of_memory = (terminated.reason == "OOMKilled").then_some(true);
     exit
 }
