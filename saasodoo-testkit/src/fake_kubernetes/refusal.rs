@@ -61,7 +61,7 @@ impl Refusal {
         let message = format!(
             "Operation cannot be fulfilled on {} {name:?}: the UID in the precondition ({wanted}) does not match the UID in \
              record ({present}). The object might have been deleted and then recreated",
-            resource.qualified()
+            resource.kind
         );
         Self::about(409, "Conflict", message, resource, name)
     }

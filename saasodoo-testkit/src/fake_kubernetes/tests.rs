@@ -278,6 +278,9 @@ async fn watches_resume_and_see_what_fits() {
         let (type_, object) = event.expect("no fault");
         assert!(version(&object) > last, "in order");
         last = version(&object);
+        if type_ == "DELETED" {
+            assert_eq!(object["metadata"]["labels"]["l"], "x", "as it was when it last fitted");
+        }
         seen.push(type_);
     }
     assert_eq!(seen, ["MODIFIED", "DELETED", "ADDED", "DELETED", "BOOKMARK"]);

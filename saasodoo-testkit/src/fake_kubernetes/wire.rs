@@ -384,7 +384,12 @@ impl Watch {
             (false, false) => None,
             (false, true) => Some(event("ADDED", last)),
             (true, true) => Some(event("MODIFIED", last)),
-            (true, false) => Some(event("DELETED", last)),
+            (true, false) => {
+                // As it was when it last fitted, under the version of the change.
+                let mut left = (**change.before.as_ref()?).clone();
+                left["metadata"]["resourceVersion"] = json!(change.version.to_string());
+                Some(event("DELETED", &left))
+            }
         }
     }
 }
