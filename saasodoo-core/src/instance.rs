@@ -179,6 +179,9 @@ pub enum StorageLocation {
         name: String,
         /// The bound PersistentVolume.
         volume: Option<String>,
+        /// The directory of the platform's file system that a static volume points to, when this library adopted one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        directory: Option<String>,
     },
     /// A directory, mounted on every node.
     Directory {
@@ -199,6 +202,7 @@ impl fmt::Display for StorageLocation {
                 namespace,
                 name,
                 volume: Some(volume),
+                ..
             } => {
                 write!(f, "claim {namespace}/{name} (volume {volume})")
             }
@@ -206,6 +210,7 @@ impl fmt::Display for StorageLocation {
                 namespace,
                 name,
                 volume: None,
+                ..
             } => write!(f, "claim {namespace}/{name}"),
             Self::Directory { path } => write!(f, "directory {path}"),
             Self::Memory { name } => write!(f, "memory volume {name}"),

@@ -480,6 +480,7 @@ impl Reader<'_> {
                 namespace: self.observer.namespace.clone(),
                 name: name.to_owned(),
                 volume,
+                directory: None,
             })
         };
         storage.requested = recorded;

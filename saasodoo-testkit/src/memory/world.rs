@@ -206,6 +206,7 @@ impl World {
                     namespace: self.settings.config.namespace.clone(),
                     name: name.to_string(),
                     volume: Some(key.clone()),
+                    directory: None,
                 };
                 (key, location)
             }
