@@ -85,6 +85,7 @@ impl Inner {
             namespace: self.wire.namespace().to_owned(),
             name: claim.name().to_owned(),
             volume: claim.spec.volume_name.clone().filter(|volume| !volume.is_empty()),
+            directory: None,
         }
     }
 

@@ -217,8 +217,13 @@ impl Run<'_> {
         if !self.record.routed {
             return Ok("it was never switched".to_owned());
         }
-        let Presence::Present(source) = self.look(Side::Source).await? else {
-            return Err(Stop::Fail(self.interference(Side::Source, "has deleted the instance")));
+        let source = match self.look(Side::Source).await? {
+            Presence::Present(source) => source,
+            Presence::Absent => {
+                self.must_not_be_absent(Side::Source)?;
+                self.open_source().await?;
+                self.look_present(Side::Source).await?
+            }
         };
         self.route(&source, Side::Source).await?;
         self.log(Event::Routing { to: Side::Source }).await?;

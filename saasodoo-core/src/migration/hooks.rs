@@ -56,6 +56,14 @@ impl RootedData {
 
 impl DataLocator for RootedData {
     fn locate(&self, instance: &Instance) -> Result<DataPath> {
+        // A directory that is not absolute lies under the root of the platform's own configuration.
+        if let Some(StorageLocation::Claim {
+            directory: Some(path), ..
+        }) = &instance.storage.location
+            && !path.starts_with('/')
+        {
+            return path.parse();
+        }
         let outside = |what: String| {
             Error::new(ErrorKind::InvalidInput, what)
                 .with_field("storage.location")

@@ -69,9 +69,12 @@ pub struct Force {
     pub unhealthy_source: bool,
     /// Parts of the source's objects could not be read into the spec and will be lost.
     pub unparsed: bool,
-    /// A side on which the instance was before does not have it any more, and this migration has not deleted it there.
-    /// Holds for the call that it is given to, and is not kept.
-    pub accept_absent: bool,
+    /// The source does not have the instance any more, and this migration has not deleted it there. Holds for the call
+    /// that it is given to, and is not kept.
+    pub absent_source: bool,
+    /// The target does not have the instance any more, and this migration has not deleted it there. Holds for the call
+    /// that it is given to, and is not kept.
+    pub absent_target: bool,
     /// What was changed on the target since the commit is lost on the way back. Holds for the call that it is given to,
     /// and is not kept.
     pub lose_changes: bool,
@@ -101,9 +104,19 @@ impl Force {
     /// Accepts that an instance is gone from a side where it was, after the time that its process may take to end. Only
     /// for an operator who has seen, on that very platform, that nothing of it is left.
     #[must_use]
-    pub fn accept_absent(mut self) -> Self {
-        self.accept_absent = true;
+    pub fn accept_absent(mut self, side: Side) -> Self {
+        match side {
+            Side::Source => self.absent_source = true,
+            Side::Target => self.absent_target = true,
+        }
         self
+    }
+
+    pub(super) fn accepts_absent(self, side: Side) -> bool {
+        match side {
+            Side::Source => self.absent_source,
+            Side::Target => self.absent_target,
+        }
     }
 
     /// Accepts that changes made on the target since the commit are lost.
@@ -115,7 +128,8 @@ impl Force {
 
     /// What is kept for later calls.
     pub(super) fn lasting(mut self) -> Self {
-        self.accept_absent = false;
+        self.absent_source = false;
+        self.absent_target = false;
         self.lose_changes = false;
         self
     }

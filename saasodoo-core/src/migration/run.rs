@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
 
     /// Absence that this call must not act upon.
     pub(super) fn must_not_be_absent(&self, side: Side) -> StepResult<()> {
-        if self.record.must_have(side) && !self.force.accept_absent {
+        if self.record.must_have(side) && !self.force.accepts_absent(side) {
             return Err(Stop::Halt(self.gone(side)));
         }
         Ok(())
