@@ -9,11 +9,15 @@
 //! cargo run -p saasodoo-examples --example migrate -- --state /tmp/wave report --html report.html
 //! ```
 //!
+//! For real platforms each of them takes `--source swarm --target kubernetes`, or the other way round.
+//!
 //! Without `--source` and `--target` it moves a simulated fleet of 50 between two platforms in memory that share their
 //! data. The runbook is in `docs/src/migration.md`.
 
 #[path = "migrate/platforms.rs"]
 mod platforms;
+#[path = "migrate/route.rs"]
+mod route;
 #[path = "migrate/show.rs"]
 mod show;
 
@@ -29,11 +33,12 @@ use futures::TryStreamExt;
 use saasodoo_core::dual::{Comparator, DualRun, MemoryPlacement, MemorySink, Place, Policy};
 use saasodoo_core::migration::{
     Control, FileJournal, Force, HttpProbe, Journal, KnownSecrets, MemoryJournal, MigrationConfig, Migrator, Record,
-    RecordedData, Report, RootedData, Step, Wave, WaveOptions,
+    RecordedData, Report, RootedData, Side, Step, Wave, WaveOptions,
 };
 use saasodoo_core::{Instance, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceSpec, Secret};
 
 use platforms::{PlatformArgs, Platforms};
+use route::RouteCommand;
 
 /// Moves tenants between Docker Swarm and Kubernetes on the data they have, with a way back.
 #[derive(Debug, Parser)]
@@ -71,12 +76,21 @@ struct Settings {
     /// Asks each tenant's host through this router of the target before visitors are sent there.
     #[arg(long, value_name = "HOST:PORT", global = true)]
     probe: Option<String>,
+    /// Sends visitors to a side: a program and its arguments, divided by spaces and run without a shell for each host of
+    /// a tenant, with HOST, INSTANCE and SIDE (source or target) in its environment. It is run again until it succeeds
+    /// or the time is up.
+    #[arg(long, value_name = "CMD", value_parser = RouteCommand::parse, global = true)]
+    route_command: Option<RouteCommand>,
     /// Move an instance that is not well on the source.
     #[arg(long, global = true)]
     force_unhealthy: bool,
     /// Give up what could not be parsed.
     #[arg(long, global = true)]
     force_unparsed: bool,
+    /// Go on although an instance is gone from that side where it was before. Only after seeing, on that very platform,
+    /// that nothing of it is left.
+    #[arg(long, value_name = "SIDE", value_parser = ["source", "target"], global = true)]
+    accept_absent: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +123,9 @@ enum Command {
         /// These.
         #[arg(required = true)]
         ids: Vec<InstanceId>,
+        /// What was changed on the target since the commit is lost.
+        #[arg(long)]
+        lose_changes: bool,
     },
     /// Removes the sources of committed tenants whose window is over. The data stays.
     Finish {
@@ -183,12 +200,12 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let platforms = platforms.connect(&records).await?;
-    let mut known = records.clone();
+    let mut known = Vec::new();
     if let Some(earlier) = &settings.earlier {
         let journal = FileJournal::open_read_only(earlier.join("journal.jsonl"))?;
         known.extend(journal.load_all().await?);
     }
-    let migrator = migrator(&settings, &platforms, journal, &known)?;
+    let migrator = migrator(&settings, &platforms, journal, &records, &known)?;
     let force = force(&settings);
     match command {
         Command::Inventory => show::inventory(&fleet(&platforms).await?, &records),
@@ -214,11 +231,13 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             options.retry = retry;
             return wave(&migrator, &platforms, &ids, options).await;
         }
-        Command::Rollback { ids } => {
+        Command::Rollback { ids, lose_changes } => {
+            let mut force = force;
+            force.lose_changes = lose_changes;
             let bars = show::follow(&migrator, ids.len(), &BTreeMap::new());
             let mut failed = false;
             for id in ids {
-                match migrator.rollback(id).await {
+                match migrator.rollback_with(id, force).await {
                     Ok(record) => bars.line(&show::line(&record, migrator.now())),
                     Err(error) => {
                         failed = true;
@@ -263,6 +282,11 @@ fn force(settings: &Settings) -> Force {
     let mut force = Force::none();
     force.unhealthy_source = settings.force_unhealthy;
     force.unparsed = settings.force_unparsed;
+    for side in [Side::Source, Side::Target] {
+        if settings.accept_absent.iter().any(|given| given == side.as_str()) {
+            force = force.accept_absent(side);
+        }
+    }
     force
 }
 
@@ -271,6 +295,7 @@ fn migrator(
     platforms: &Platforms,
     journal: Arc<dyn Journal>,
     records: &[Record],
+    earlier: &[Record],
 ) -> Result<Migrator> {
     let mut config = MigrationConfig::default();
     config.ready = Duration::from_secs(settings.ready);
@@ -284,14 +309,23 @@ fn migrator(
     if let Some(bake) = settings.bake {
         config.bake = Duration::from_secs(bake);
     }
-    let data = RecordedData::of(records, RootedData::under(platforms.data_root.clone()));
+    // Only what an earlier migration knows: this one's own journal would say of its target what it expects there.
+    let data = RecordedData::of(earlier, RootedData::under(platforms.data_root.clone()));
     let mut builder = Migrator::builder(platforms.source.clone(), platforms.target.clone())
         .journal(journal)
+        .identities(platforms.identities.0.clone(), platforms.identities.1.clone())
         .data_locator(Arc::new(data))
         .config(config)
-        .secrets(Arc::new(KnownSecrets::of(secrets(settings, platforms, records)?)));
+        .secrets(Arc::new(KnownSecrets::of(secrets(
+            settings,
+            platforms,
+            &[records, earlier].concat(),
+        )?)));
     if let Some(router) = &settings.probe {
         builder = builder.probe(Arc::new(HttpProbe::through(router)));
+    }
+    if let Some(command) = &settings.route_command {
+        builder = builder.route(Arc::new(command.clone()));
     }
     Ok(builder.build())
 }
@@ -397,6 +431,8 @@ async fn wave(
 /// Asks both sides for every tenant, and compares what they say.
 async fn compare(platforms: &Platforms, records: &[Record]) -> Result<Report> {
     const SETTLE: Duration = Duration::from_secs(2);
+    /// So long without one more answer, and the rest counts as not compared.
+    const PATIENCE: Duration = Duration::from_secs(90);
     let moved = records
         .iter()
         .filter(|record| record.is_committed() && record.step != Step::Finished);
@@ -414,14 +450,26 @@ async fn compare(platforms: &Platforms, records: &[Record]) -> Result<Report> {
     for id in &moved {
         dual.get(*id).await.with_context(|| format!("reading {id}"))?;
     }
-    tokio::time::sleep(SETTLE * 2).await;
-    Ok(
-        Report::new(jiff::Timestamp::now(), records).with_dual_run(
-            dual.counts(),
-            sink.divergences(),
-            &dual.latencies(),
-        ),
-    )
+    let asked = u64::try_from(moved.len())?;
+    let answered = || {
+        let counts = dual.counts();
+        counts.comparisons + counts.failed + counts.dropped + counts.coalesced
+    };
+    let (mut before, mut since) = (0, tokio::time::Instant::now());
+    while answered() < asked && since.elapsed() < PATIENCE {
+        if answered() > before {
+            (before, since) = (answered(), tokio::time::Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let counts = dual.counts();
+    let missing = asked.saturating_sub(counts.comparisons);
+    if missing > 0 {
+        eprintln!("{missing} of {asked} tenants were not compared");
+    }
+    Ok(Report::new(jiff::Timestamp::now(), records)
+        .with_dual_run(counts, sink.divergences(), &dual.latencies())
+        .with_not_compared(missing))
 }
 
 fn write_report(report: Report, html: Option<&PathBuf>, json: Option<&PathBuf>) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use saasodoo_core::migration::{Report, Step};
+use saasodoo_core::migration::{FileJournal, Journal, Report, Step};
 use saasodoo_core::{Config, InstanceId, InstanceOrchestratorExt, InstanceStatus};
 use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
 
@@ -149,6 +149,25 @@ impl Bed {
         serde_json::from_str(&run(&mut self.migrate(&["report"]))).expect("a report")
     }
 
+    /// Waits until so many are committed and another one is in that step.
+    async fn wait_for(&self, step: Step, done: usize) {
+        let journal = self.state.join("journal.jsonl");
+        let deadline = Instant::now() + Duration::from_secs(240);
+        loop {
+            let records = match FileJournal::open_read_only(&journal) {
+                Ok(journal) => journal.load_all().await.expect("read"),
+                // Not made yet.
+                Err(_) => Vec::new(),
+            };
+            let committed = records.iter().filter(|record| record.is_committed()).count();
+            if committed >= done && records.iter().any(|record| record.step == step) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never at {step} with {done} committed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     async fn kubernetes(&self) -> KubernetesOrchestrator {
         let common = Config::builder().namespace(self.name).expect("a name").build();
         KubernetesOrchestrator::builder(KubernetesConfig::new(common))
@@ -256,14 +275,15 @@ async fn a_tenant_moves_with_its_data_and_comes_back() {
 #[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
 async fn a_wave_that_is_killed_three_times_ends_well() {
     let bed = Bed::new("mig-wave", 20).await;
-    for seconds in [6, 14, 22] {
+    // Where the wave has come to, by its journal, and not by the clock of a machine that may be slow.
+    for (step, done) in [(Step::AwaitTarget, 0), (Step::StopSource, 4), (Step::Bake, 8)] {
         let mut child = bed
             .wave("4")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("started");
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        bed.wait_for(step, done).await;
         // SIGKILL: nothing is cleaned up.
         child.kill().expect("killed");
         child.wait().expect("gone");
@@ -273,7 +293,8 @@ async fn a_wave_that_is_killed_three_times_ends_well() {
             .iter()
             .filter(|instance| !instance.step.is_rest())
             .count();
-        println!("killed with {open} under way");
+        println!("killed at {step} with {open} under way");
+        assert!(open > 0, "killed with nothing under way");
     }
     println!("{}", run(&mut bed.wave("4")));
     let report = bed.report();

@@ -9,7 +9,7 @@ fn explore(explorer: &Explorer, least: usize) {
     let found = explorer.run();
     println!("{found}");
     println!(
-        "crash explorer: {} schedules in {:.1?}",
+        "crash explorer: {} distinct schedules in {:.1?}",
         found.schedules,
         began.elapsed()
     );
@@ -24,7 +24,7 @@ fn a_spread_of_schedules_ends_well() {
 #[test]
 #[ignore = "needs two minutes"]
 fn ten_thousand_schedules_end_well() {
-    explore(&Explorer::new(10_500), 10_000);
+    explore(&Explorer::new(10_000), 10_000);
 }
 
 /// Without the fence the same exploration finds two writers: it can fail.

@@ -314,10 +314,12 @@ async fn a_lost_node_is_no_fence() {
         .await
         .expect("it ends");
     assert_eq!(record.step, Step::RolledBack);
-    let message = record.failure.expect("a reason").message;
+    let failure = record.failure.expect("a reason");
+    assert_eq!(failure.step, Step::StopSource);
     assert!(
-        message.contains("does not answer") && message.contains("stop_source") || message.contains("node"),
-        "{message}"
+        failure.message.contains("is on a node that does not answer"),
+        "{}",
+        failure.message
     );
     assert!(
         new.calls().iter().all(|call| call.power != Some(Power::Start)),

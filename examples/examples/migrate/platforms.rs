@@ -52,6 +52,8 @@ pub(crate) struct PlatformArgs {
 pub(crate) struct Platforms {
     pub(crate) source: DynOrchestrator,
     pub(crate) target: DynOrchestrator,
+    /// Which platforms these are, so that a migration does not go on between others.
+    pub(crate) identities: (String, String),
     pub(crate) data_root: String,
     /// What the simulation knows about its own tenants; real ones' secrets come from elsewhere.
     pub(crate) specs: Vec<InstanceSpec>,
@@ -70,6 +72,7 @@ impl PlatformArgs {
             (source, target) => {
                 let data_root = self.data_root();
                 Ok(Platforms {
+                    identities: (self.identity(source)?, self.identity(target)?),
                     source: self.real(source, &data_root).await?,
                     target: self.real(target, &data_root).await?,
                     data_root: data_root.display().to_string(),
@@ -91,6 +94,24 @@ impl PlatformArgs {
             .or_else(|| variable("SAASODOO_DATA_ROOT"))
             .or_else(|| variable("SAASODOO_CEPHFS").map(|mount| mount.join("odoo_instances")))
             .unwrap_or_else(|| PathBuf::from(SIMULATED_ROOT))
+    }
+
+    /// The daemon's address, or the API server with the namespace.
+    fn identity(&self, kind: Kind) -> Result<String> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if kind != Kind::Kubernetes {
+            let address = variable("DOCKER_HOST").unwrap_or_else(|| "the local daemon".to_owned());
+            return Ok(format!("swarm manager {address}"));
+        }
+        let namespace = match &self.namespace {
+            Some(namespace) => namespace.clone(),
+            None => KubernetesConfig::from_env()?.common.namespace,
+        };
+        let server = match variable("KUBERNETES_SERVICE_HOST") {
+            Some(host) => host,
+            None => kubeconfig_server(),
+        };
+        Ok(format!("kubernetes {server}, namespace {namespace}"))
     }
 
     /// A real platform, without a watch cache: every read of a migration is live.
@@ -140,10 +161,35 @@ impl PlatformArgs {
         Ok(Platforms {
             source: Arc::new(source),
             target: Arc::new(target),
+            identities: ("simulation".to_owned(), "simulation".to_owned()),
             data_root: SIMULATED_ROOT.to_owned(),
             specs,
             simulated: true,
         })
+    }
+}
+
+/// The server of a kubeconfig that names one; of others the current context.
+fn kubeconfig_server() -> String {
+    let home = || std::env::home_dir().map(|home| home.join(".kube").join("config"));
+    let path = std::env::var_os("KUBECONFIG").map(PathBuf::from).or_else(home);
+    let text = path
+        .and_then(|path| std::fs::read_to_string(path).ok())
+        .unwrap_or_default();
+    let values = |key: &str| -> Vec<&str> {
+        let mut found: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(key))
+            .map(str::trim)
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    };
+    match (&values("server:")[..], &values("current-context:")[..]) {
+        ([server], _) => (*server).to_owned(),
+        (_, [context]) => format!("context {context}"),
+        _ => "of the environment".to_owned(),
     }
 }
 

@@ -2,25 +2,93 @@
 
 use tokio::time::Instant;
 
-use super::forward::{adopt, bounded};
+use super::forward::{AT_ONCE, adopt, bounded};
 use super::preflight;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Mutation, Side, Tenancy};
-use crate::{DeleteOptions, ErrorKind, InstanceStatus, Power};
+use crate::dual::Comparator;
+use crate::{DeleteOptions, Error, ErrorKind, Hold, Instance, InstanceStatus, OperationKind, Power};
 
 /// How often a source that somebody else stops is started again before people have to talk to each other.
 const STARTS: u32 = 3;
 
 impl Run<'_> {
+    /// What speaks against taking a committed tenant back, and the power state that it has now.
+    pub(super) async fn before_rollback(&mut self) -> StepResult<Tenancy> {
+        let inventory = self.inventory()?;
+        let source = match self.look(Side::Source).await? {
+            Presence::Present(source) => Some(source),
+            Presence::Absent => {
+                self.must_not_be_absent(Side::Source)?;
+                None
+            }
+        };
+        let target = match self.look(Side::Target).await? {
+            Presence::Present(target) => target,
+            Presence::Absent => {
+                self.must_not_be_absent(Side::Target)?;
+                return Ok(inventory.tenancy);
+            }
+        };
+        if target.facts.hold == Some(Hold::Maintenance) {
+            return Err(Stop::Halt(
+                self.interference(Side::Target, "holds the instance for maintenance"),
+            ));
+        }
+        let lost = self.changed_since_commit(&inventory.observed, source.as_deref(), &target);
+        if !lost.is_empty() && !self.force.lose_changes {
+            let message = format!(
+                "changed on the target since the commit, and not so on the source: {}",
+                lost.join(", ")
+            );
+            return Err(Stop::Halt(
+                Error::conflict(lost, message)
+                    .with_instance(self.id())
+                    .with_operation(OperationKind::Migrate)
+                    .with_advice(
+                        "make the same changes on the suspended source, or accept explicitly that they are lost; the \
+                         tenant stays on the target",
+                    ),
+            ));
+        }
+        Ok(if target.facts.desired > 0 {
+            Tenancy::Running
+        } else if source.is_some_and(|source| source.facts.desired > 0) {
+            // Taken back by hand.
+            Tenancy::Running
+        } else if target.facts.hold.is_some() {
+            Tenancy::Suspended
+        } else {
+            Tenancy::Stopped
+        })
+    }
+
+    /// The fields of the spec that are not on the target what they were at the commit, and are on the source something
+    /// else.
+    fn changed_since_commit(&self, before: &Instance, source: Option<&Instance>, target: &Instance) -> Vec<String> {
+        let comparator = Comparator::mirrored();
+        let differs = |from: &Instance| comparator.verdicts(Some(from), Some(target));
+        let same_on_source: Vec<String> = source.map_or_else(Vec::new, |source| {
+            let verdicts = differs(source).into_iter().filter(|field| !field.is_divergence());
+            verdicts.map(|field| field.field).collect()
+        });
+        differs(before)
+            .into_iter()
+            .filter(|field| field.is_divergence() && !same_on_source.contains(&field.field))
+            .filter(|field| {
+                let committed = self.record.parity.iter().find(|known| known.field == field.field);
+                committed.is_none_or(|known| !known.is_divergence() || known.secondary != field.secondary)
+            })
+            .map(|field| field.field)
+            .collect()
+    }
+
     pub(super) async fn stop_target(&mut self) -> StepResult {
         // Where it was never switched, the move was announced before the source was stopped and goes on.
         if self.record.routed {
             self.announce_stop(Side::Target).await?;
         }
-        if self.inventory()?.tenancy == Tenancy::Running {
-            self.log(Event::Down).await?;
-        }
-        let proof = self.suspend_and_see(Side::Target).await?;
+        let proof = self.take_down(Side::Target).await?;
         Ok(if proof.present {
             "suspended, and nothing of it lives".to_owned()
         } else {
@@ -44,6 +112,7 @@ impl Run<'_> {
     async fn open_source(&mut self) -> StepResult {
         let inventory = self.inventory()?;
         let deadline = Instant::now() + self.m.config.retry;
+        let mut answered = 0;
         loop {
             let source = match self.look(Side::Source).await? {
                 Presence::Present(source) => source,
@@ -53,7 +122,14 @@ impl Run<'_> {
                     self.suspend_and_see(Side::Target).await?;
                     self.note("the source's objects are gone, and are made again on the same data")
                         .await?;
-                    let spec = preflight::complete(self.m, &inventory).await?;
+                    let spec = match preflight::complete(self.m, &inventory).await {
+                        Err(error) if may_pass(&error) => {
+                            self.breathe(deadline, &format!("the secrets cannot be had: {error}"))
+                                .await?;
+                            continue;
+                        }
+                        spec => spec?,
+                    };
                     let options = adopt(&inventory);
                     let answer = self
                         .mutate(Side::Source, Mutation::Create, |o, _| async move {
@@ -69,6 +145,11 @@ impl Run<'_> {
                     continue;
                 }
             };
+            if source.facts.hold == Some(Hold::Maintenance) {
+                return Err(Stop::Fail(
+                    self.interference(Side::Source, "holds the instance for maintenance"),
+                ));
+            }
             self.suspend_and_see(Side::Target).await?;
             let held = source.facts.hold.is_some();
             let power = match inventory.tenancy {
@@ -80,7 +161,11 @@ impl Run<'_> {
                 Tenancy::Stopped | Tenancy::Running => Power::Resume,
             };
             match self.power(Side::Source, power).await? {
-                Ok(_) => continue,
+                Ok(_) if answered < AT_ONCE => {
+                    answered += 1;
+                    continue;
+                }
+                Ok(_) => {}
                 Err(error) if may_pass(&error) || error.is_not_found() => {}
                 Err(error) => return Err(Stop::Fail(error)),
             }
@@ -104,6 +189,9 @@ impl Run<'_> {
                     let well = source.status == InstanceStatus::Running
                         || (self.record.force.unhealthy_source && source.status == InstanceStatus::Error);
                     if well {
+                        if self.record.routed {
+                            return Ok("it runs again; visitors are sent to it next".to_owned());
+                        }
                         self.log(Event::Up).await?;
                         let down = self.record.downtime(self.now());
                         return Ok(format!("it runs again; the tenant was down for {down:.1?}"));
@@ -133,12 +221,21 @@ impl Run<'_> {
         if !self.record.routed {
             return Ok("it was never switched".to_owned());
         }
-        let Presence::Present(source) = self.look(Side::Source).await? else {
-            return Err(Stop::Fail(self.interference(Side::Source, "has deleted the instance")));
+        let source = match self.look(Side::Source).await? {
+            Presence::Present(source) => source,
+            Presence::Absent => {
+                self.must_not_be_absent(Side::Source)?;
+                self.open_source().await?;
+                self.look_present(Side::Source).await?
+            }
         };
         self.route(&source, Side::Source).await?;
         self.log(Event::Routing { to: Side::Source }).await?;
-        Ok("visitors go to the source".to_owned())
+        if self.record.is_down() {
+            self.log(Event::Up).await?;
+        }
+        let down = self.record.downtime(self.now());
+        Ok(format!("visitors go to the source; the tenant was down for {down:.1?}"))
     }
 
     pub(super) async fn remove_target(&mut self) -> StepResult {
@@ -171,7 +268,22 @@ impl Run<'_> {
         }
     }
 
+    /// Sees that nobody has taken the tenant back by hand: what is open is not ours to remove.
+    pub(super) async fn source_is_unused(&self) -> StepResult<()> {
+        if let Presence::Present(source) = self.look(Side::Source).await? {
+            let facts = &source.facts;
+            if facts.desired > 0 || facts.any_live() || (facts.hold.is_none() && !facts.deleting) {
+                return Err(Stop::Fail(
+                    self.interference(Side::Source, "has opened the instance since the commit")
+                        .with_advice("roll it back if the tenant lives there again, or suspend it there"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn remove_source(&mut self) -> StepResult {
+        self.source_is_unused().await?;
         let target = self.look_present(Side::Target).await?;
         // One that was stopped since the commit is fine: that is a tenant's daily life.
         if target.facts.desired > 0 && target.status != InstanceStatus::Running {
@@ -194,7 +306,12 @@ impl Run<'_> {
             if matches!(self.look(side).await?, Presence::Absent) {
                 return Ok(());
             }
-            if !self.suspend_and_see(side).await?.present {
+            let seen = match side {
+                // Suspended since the start of the migration: whoever has opened it did so on purpose.
+                Side::Source => self.confirm_fence(side).await?,
+                Side::Target => self.suspend_and_see(side).await?,
+            };
+            if !seen.present {
                 return Ok(());
             }
             let answer = self
@@ -203,7 +320,7 @@ impl Run<'_> {
                 })
                 .await?;
             match answer {
-                Ok(_) => continue,
+                Ok(_) => {}
                 Err(error) if may_pass(&error) => {}
                 Err(error) => return Err(Stop::Fail(error)),
             }

@@ -14,7 +14,7 @@ use super::hooks::{
 };
 use super::run::{Run, Stop};
 use super::table::{Signal, Step, transition};
-use super::{Entry, Event, Failure, Force, Journal, Record, Side};
+use super::{Entry, Event, Failure, Force, Journal, Record, Side, Tenancy};
 use crate::{DynOrchestrator, Error, ErrorKind, InstanceId, OperationKind, Result};
 
 /// How long a migration waits for what.
@@ -36,6 +36,8 @@ pub struct MigrationConfig {
     pub ready: Duration,
     /// The probe, all attempts together. Default: 60 s.
     pub probe: Duration,
+    /// One attempt of it: one that hangs leaves time for the next. Default: 10 s.
+    pub probe_attempt: Duration,
     /// How long both sides are watched before the commit. Default: 120 s.
     pub bake: Duration,
     /// The pause between two looks while baking. Default: 2 s.
@@ -59,6 +61,7 @@ impl Default for MigrationConfig {
             stop: Duration::from_secs(180),
             ready: Duration::from_secs(420),
             probe: Duration::from_secs(60),
+            probe_attempt: Duration::from_secs(10),
             bake: Duration::from_secs(120),
             bake_poll: Duration::from_secs(2),
             rollback_window: Duration::from_secs(72 * 3600),
@@ -156,6 +159,8 @@ pub struct Migrator {
 pub(super) struct Inner {
     pub(super) source: DynOrchestrator,
     pub(super) target: DynOrchestrator,
+    source_identity: String,
+    target_identity: String,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) locator: Arc<dyn DataLocator>,
     pub(super) secrets: Arc<dyn SecretSource>,
@@ -174,6 +179,14 @@ impl Inner {
         match side {
             Side::Source => &self.source,
             Side::Target => &self.target,
+        }
+    }
+
+    /// Which platform a side is.
+    pub(super) fn identity(&self, side: Side) -> &str {
+        match side {
+            Side::Source => &self.source_identity,
+            Side::Target => &self.target_identity,
         }
     }
 
@@ -215,6 +228,7 @@ impl fmt::Debug for Migrator {
 pub struct MigratorBuilder {
     source: DynOrchestrator,
     target: DynOrchestrator,
+    identities: Option<(String, String)>,
     journal: Arc<dyn Journal>,
     locator: Arc<dyn DataLocator>,
     secrets: Arc<dyn SecretSource>,
@@ -232,6 +246,15 @@ impl MigratorBuilder {
     #[must_use]
     pub fn journal(mut self, journal: Arc<dyn Journal>) -> Self {
         self.journal = journal;
+        self
+    }
+
+    /// Says which platforms these are, such as the API server with the namespace and the daemon's address. They are
+    /// written down with each migration, and one that was begun between others does not go on here: an instance that
+    /// is not found on another platform is not gone. Default: what the orchestrators display.
+    #[must_use]
+    pub fn identities(mut self, source: impl Into<String>, target: impl Into<String>) -> Self {
+        self.identities = Some((source.into(), target.into()));
         self
     }
 
@@ -303,10 +326,15 @@ impl MigratorBuilder {
     /// The migrator.
     #[must_use]
     pub fn build(self) -> Migrator {
+        let (source_identity, target_identity) = self
+            .identities
+            .unwrap_or_else(|| (self.source.to_string(), self.target.to_string()));
         Migrator {
             inner: Arc::new(Inner {
                 source: self.source,
                 target: self.target,
+                source_identity,
+                target_identity,
                 journal: self.journal,
                 locator: self.locator,
                 secrets: self.secrets,
@@ -330,6 +358,7 @@ impl Migrator {
         MigratorBuilder {
             source,
             target,
+            identities: None,
             journal: Arc::new(super::MemoryJournal::new()),
             locator: Arc::new(RootedData::under("")),
             secrets: Arc::new(NoSecrets),
@@ -392,7 +421,7 @@ impl Migrator {
     /// seen. Everything is written down: call it again when the reason is gone.
     pub async fn migrate(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
         match self.status(id).await? {
-            Some(record) => self.drive(record, control).await,
+            Some(record) => self.drive(record, force, control).await,
             None => self.begin(id, force, control).await,
         }
     }
@@ -416,29 +445,50 @@ impl Migrator {
     /// # Errors
     /// `NotFound` when nothing was begun; as [`migrate`](Self::migrate).
     pub async fn resume(&self, id: InstanceId, control: &Control) -> Result<Record> {
+        self.resume_with(id, Force::none(), control).await
+    }
+
+    /// Goes on with what was begun, and accepts what stands in the way in this call.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume).
+    pub async fn resume_with(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
         let record = self.known(id).await?;
-        self.drive(record, control).await
+        self.drive(record, force, control).await
     }
 
     /// Takes the tenant back to the source: gives up a migration under way, or undoes a committed one as long as the
     /// source is kept.
     ///
+    /// A committed tenant gets back the power state that it has now on the target. What else was changed on the target
+    /// since the commit is not on the source.
+    ///
     /// # Errors
-    /// `NotAllowed` when the window is over or the source is being removed: migrate the other way then. As
+    /// `NotAllowed` when the window is over or the source is being removed: migrate the other way then. `Conflict` with
+    /// the fields that were changed on the target since the commit and are not so on the source. As
     /// [`migrate`](Self::migrate).
     pub async fn rollback(&self, id: InstanceId) -> Result<Record> {
+        self.rollback_with(id, Force::none()).await
+    }
+
+    /// Takes the tenant back to the source, and accepts what stands in the way in this call.
+    ///
+    /// # Errors
+    /// As [`rollback`](Self::rollback).
+    pub async fn rollback_with(&self, id: InstanceId, force: Force) -> Result<Record> {
         let record = self.known(id).await?;
+        self.same_platforms(&record)?;
         if record.step == Step::Committed {
             if self.window_ends(&record).is_none_or(|end| self.now() >= end) {
                 return Err(
                     not_allowed(&record, "the rollback window is over").with_advice("migrate it the other way instead")
                 );
             }
-            let mut run = Run::new(&self.inner, record);
-            run.leave(Signal::Rollback, String::new(), None)
-                .await
-                .map_err(Stop::into_error)?;
-            return self.drive(run.record, &Control::new()).await;
+            let mut run = Run::new(&self.inner, record, force);
+            // While the tenant is still up on the target: what speaks against it costs nothing yet.
+            let tenancy = run.before_rollback().await.map_err(Stop::into_error)?;
+            self.take_back(&mut run, tenancy).await.map_err(Stop::into_error)?;
+            return self.drive(run.record, force, &Control::new()).await;
         }
         if matches!(record.step, Step::RemoveSource | Step::Finished) {
             return Err(not_allowed(&record, "the source is not there any more")
@@ -446,19 +496,27 @@ impl Migrator {
         }
         let control = Control::new();
         control.abort();
-        self.drive(record, &control).await
+        self.drive(record, force, &control).await
+    }
+
+    async fn take_back(&self, run: &mut Run<'_>, tenancy: Tenancy) -> Result<(), Stop> {
+        if run.inventory()?.tenancy != tenancy {
+            run.log(Event::TakenBack { tenancy }).await?;
+        }
+        run.leave(Signal::Rollback, String::new(), None).await
     }
 
     /// Removes the source of a committed migration; its data stays. Before the end of the rollback window only when
     /// `early` is set.
     ///
     /// # Errors
-    /// `NotAllowed` before its time; as [`migrate`](Self::migrate).
+    /// `NotAllowed` before its time; `Conflict` when somebody has opened the source since the commit; as
+    /// [`migrate`](Self::migrate).
     pub async fn finish(&self, id: InstanceId, early: bool) -> Result<Record> {
         let record = self.known(id).await?;
         if record.step != Step::Committed {
             return if matches!(record.step, Step::RemoveSource | Step::Finished) {
-                self.drive(record, &Control::new()).await
+                self.drive(record, Force::none(), &Control::new()).await
             } else {
                 Err(not_allowed(&record, "it is not committed"))
             };
@@ -466,11 +524,13 @@ impl Migrator {
         if !early && self.window_ends(&record).is_some_and(|end| self.now() < end) {
             return Err(not_allowed(&record, "the rollback window is still open"));
         }
-        let mut run = Run::new(&self.inner, record);
+        self.same_platforms(&record)?;
+        let mut run = Run::new(&self.inner, record, Force::none());
+        run.source_is_unused().await.map_err(Stop::into_error)?;
         run.leave(Signal::Finish, String::new(), None)
             .await
             .map_err(Stop::into_error)?;
-        self.drive(run.record, &Control::new()).await
+        self.drive(run.record, Force::none(), &Control::new()).await
     }
 
     /// Until when a committed migration can be undone.
@@ -507,17 +567,19 @@ impl Migrator {
             event: Event::Began {
                 source: self.inner.source.backend(),
                 target: self.inner.target.backend(),
-                force,
+                source_identity: Some(self.inner.source_identity.clone()),
+                target_identity: Some(self.inner.target_identity.clone()),
+                force: force.lasting(),
             },
         };
         let record = Record::begin(&entry)?;
         self.inner.journal.append(&entry, &record).await?;
         self.inner.announce(&record, &entry);
-        self.drive(record, control).await
+        self.drive(record, force, control).await
     }
 
-    /// Runs step after step until the migration rests.
-    async fn drive(&self, record: Record, control: &Control) -> Result<Record> {
+    /// Refuses a migration that was begun between other platforms.
+    fn same_platforms(&self, record: &Record) -> Result<()> {
         let kinds = (self.inner.source.backend(), self.inner.target.backend());
         if (record.source, record.target) != kinds {
             return Err(Error::new(
@@ -531,7 +593,34 @@ impl Migrator {
             .with_operation(OperationKind::Migrate)
             .with_field("journal"));
         }
-        let mut run = Run::new(&self.inner, record);
+        for (side, began) in [
+            (Side::Source, &record.source_identity),
+            (Side::Target, &record.target_identity),
+        ] {
+            let here = self.inner.identity(side);
+            if let Some(began) = began
+                && began != here
+            {
+                return Err(Error::new(
+                    ErrorKind::Configuration,
+                    format!("the {side} was {began:?} when this migration began, and is {here:?} now"),
+                )
+                .with_instance(record.instance)
+                .with_operation(OperationKind::Migrate)
+                .with_field(format!("{side}.identity"))
+                .with_advice("give it the same cluster, namespace and daemon as before"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs step after step until the migration rests.
+    async fn drive(&self, record: Record, force: Force, control: &Control) -> Result<Record> {
+        if record.step.is_over() {
+            return Ok(record);
+        }
+        self.same_platforms(&record)?;
+        let mut run = Run::new(&self.inner, record, force);
         let mut aborted = false;
         while !run.record.step.is_rest() {
             let step = run.record.step;
@@ -543,7 +632,7 @@ impl Migrator {
                         .map_err(Stop::into_error)?;
                     continue;
                 }
-                Order::Pause if step.can_pause() => return Ok(run.record),
+                Order::Pause if run.record.can_pause() => return Ok(run.record),
                 _ => {}
             }
             run.log(Event::StepBegan { step }).await.map_err(Stop::into_error)?;

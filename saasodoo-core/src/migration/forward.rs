@@ -17,6 +17,9 @@ use crate::{
 /// So many bad looks in a row, and it is no blip.
 const BAD_LOOKS: u32 = 3;
 
+/// So many changes follow each other at once while a tenant is down; who takes them and does not do them is given time.
+pub(super) const AT_ONCE: u32 = 2;
+
 impl Run<'_> {
     /// Reads everything from the source that the way there, and the way back, need.
     pub(super) async fn take_inventory(&mut self) -> StepResult {
@@ -67,7 +70,7 @@ impl Run<'_> {
     pub(super) async fn create_target(&mut self) -> StepResult {
         let inventory = self.inventory()?;
         let deadline = Instant::now() + self.m.config.retry;
-        // What an earlier attempt of this migration may have left; the preflight saw that nothing was there.
+        // What an earlier attempt of this migration may have left: the preflight saw that nothing was there.
         let mut tried = self.record.create_tried;
         loop {
             match self.look(Side::Target).await? {
@@ -77,7 +80,14 @@ impl Run<'_> {
                 }
                 Presence::Absent => {}
             }
-            let spec = preflight::complete(self.m, &inventory).await?;
+            let spec = match preflight::complete(self.m, &inventory).await {
+                Err(error) if may_pass(&error) => {
+                    self.breathe(deadline, &format!("the secrets cannot be had: {error}"))
+                        .await?;
+                    continue;
+                }
+                spec => spec?,
+            };
             let options = adopt(&inventory);
             let answer = self
                 .mutate(Side::Target, Mutation::Create, |o, _| async move {
@@ -118,10 +128,9 @@ impl Run<'_> {
         if instance.facts.desired > 0 {
             return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
         }
-        // Where the observation says where the data is, it must say the same.
-        if let Ok(found) = self.m.locator.locate(instance)
-            && found != inventory.data
-        {
+        // A target that does not say where its data is may stand on other data.
+        let found = self.m.locator.locate(instance).map_err(Stop::Fail)?;
+        if found != inventory.data {
             return Err(Stop::Fail(
                 self.error(
                     ErrorKind::StorageMissing,
@@ -143,7 +152,8 @@ impl Run<'_> {
             if instance.facts.desired > 0 {
                 return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
             }
-            if instance.facts.hold.is_some() {
+            // Only what a resume takes away again.
+            if instance.facts.hold == Some(Hold::Suspended) {
                 return Ok("held".to_owned());
             }
             match self.power(Side::Target, Power::Suspend).await? {
@@ -167,10 +177,7 @@ impl Run<'_> {
         if !self.record.source_touched {
             self.same_as_inventoried().await?;
         }
-        if self.inventory()?.tenancy == Tenancy::Running {
-            self.log(Event::Down).await?;
-        }
-        let proof = self.suspend_and_see(Side::Source).await?;
+        let proof = self.take_down(Side::Source).await?;
         Ok(if proof.present {
             "suspended, and nothing of it lives".to_owned()
         } else {
@@ -184,7 +191,7 @@ impl Run<'_> {
         let source = self.look_present(Side::Source).await?;
         let inventory = self.inventory()?;
         let now = inventory_of(&source, self.id(), self.m)?;
-        if now.tenancy != inventory.tenancy {
+        if now.tenancy != inventory.tenancy || source.facts.hold != inventory.observed.facts.hold {
             return Err(Stop::Fail(
                 self.interference(Side::Source, "has changed the power state"),
             ));
@@ -199,15 +206,21 @@ impl Run<'_> {
 
     pub(super) async fn start_target(&mut self) -> StepResult {
         let tenancy = self.inventory()?.tenancy;
-        let deadline = Instant::now() + self.m.config.retry;
         self.wait_out(&[
             (Side::Target, Mutation::Suspend),
             (Side::Source, Mutation::Resume),
             (Side::Source, Mutation::Start),
         ])
         .await?;
+        let deadline = Instant::now() + self.m.config.retry;
+        let mut answered = 0;
         loop {
             let target = self.look_present(Side::Target).await?;
+            if target.facts.hold == Some(Hold::Maintenance) {
+                return Err(Stop::Fail(
+                    self.interference(Side::Target, "holds the instance for maintenance"),
+                ));
+            }
             // Before each change, so that as little as possible lies between the look and the change.
             self.confirm_fence(Side::Source).await?;
             let held = target.facts.hold.is_some();
@@ -220,7 +233,11 @@ impl Run<'_> {
                 Tenancy::Stopped | Tenancy::Running => Power::Resume,
             };
             match self.power(Side::Target, power).await? {
-                Ok(_) => continue,
+                Ok(_) if answered < AT_ONCE => {
+                    answered += 1;
+                    continue;
+                }
+                Ok(_) => {}
                 Err(error) if may_pass(&error) => {}
                 Err(error) => return Err(Stop::Fail(error)),
             }
@@ -269,7 +286,8 @@ impl Run<'_> {
         loop {
             self.still_closed(Side::Source).await?;
             let target = self.look_present(Side::Target).await?;
-            match bounded(self.m.config.probe, self.m.probe.probe(&target)).await {
+            let attempt = self.m.config.probe_attempt.min(self.m.config.probe);
+            match bounded(attempt, self.m.probe.probe(&target)).await {
                 Ok(()) => return Ok("it answers".to_owned()),
                 Err(error) => self.breathe(deadline, &format!("the probe fails: {error}")).await?,
             }
@@ -362,8 +380,13 @@ impl Run<'_> {
 
     pub(super) async fn commit(&mut self) -> StepResult {
         let inventory = self.inventory()?;
-        self.confirm_fence(Side::Source).await?;
-        let target = self.look_present(Side::Target).await?;
+        // A platform that cannot be read now is no reason to take a tenant down that is well.
+        let halt = |stop| match stop {
+            Stop::Fail(error) if may_pass(&error) => Stop::Halt(error),
+            other => other,
+        };
+        self.confirm_fence(Side::Source).await.map_err(halt)?;
+        let target = self.look_present(Side::Target).await.map_err(halt)?;
         if inventory.tenancy == Tenancy::Running && target.facts.desired == 0 {
             return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
         }

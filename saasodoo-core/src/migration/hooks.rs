@@ -25,26 +25,45 @@ pub trait DataLocator: fmt::Debug + Send + Sync + 'static {
     fn locate(&self, instance: &Instance) -> Result<DataPath>;
 }
 
-/// Finds data by the location that the backend recorded: a directory under `root`, or a volume of the in-memory
-/// backend, whose name is the path.
+/// Finds data by the location that the backend recorded: a directory under `root`, a claim whose volume points to one,
+/// or a volume of the in-memory backend, whose name is the path.
 #[derive(Debug, Clone)]
 pub struct RootedData {
-    root: String,
+    roots: Vec<String>,
 }
 
 impl RootedData {
     /// Data under this absolute directory.
     #[must_use]
     pub fn under(root: impl Into<String>) -> Self {
+        Self { roots: Vec::new() }.also_under(root)
+    }
+
+    /// The same directory as another platform calls it, such as the CephFS path that volumes point to. The first root
+    /// that fits counts.
+    #[must_use]
+    pub fn also_under(mut self, root: impl Into<String>) -> Self {
         let root: String = root.into();
-        Self {
-            root: root.trim_end_matches('/').to_owned(),
-        }
+        self.roots.push(root.trim_end_matches('/').to_owned());
+        self
+    }
+
+    fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let mut roots = self.roots.iter();
+        roots.find_map(|root| path.strip_prefix(root.as_str())?.strip_prefix('/'))
     }
 }
 
 impl DataLocator for RootedData {
     fn locate(&self, instance: &Instance) -> Result<DataPath> {
+        // A directory that is not absolute lies under the root of the platform's own configuration.
+        if let Some(StorageLocation::Claim {
+            directory: Some(path), ..
+        }) = &instance.storage.location
+            && !path.starts_with('/')
+        {
+            return path.parse();
+        }
         let outside = |what: String| {
             Error::new(ErrorKind::InvalidInput, what)
                 .with_field("storage.location")
@@ -53,18 +72,19 @@ impl DataLocator for RootedData {
                 .with_advice("give the root under which both platforms see the data, or a locator of your own")
         };
         match &instance.storage.location {
-            Some(StorageLocation::Directory { path }) => {
-                let relative = path
-                    .strip_prefix(&self.root)
-                    .and_then(|rest| rest.strip_prefix('/'))
-                    .ok_or_else(|| outside(format!("{path} is not under {}", self.root)))?;
+            Some(
+                StorageLocation::Directory { path }
+                | StorageLocation::Claim {
+                    directory: Some(path), ..
+                },
+            ) => {
+                let relative = self
+                    .below(path)
+                    .ok_or_else(|| outside(format!("{path} is not under {}", self.roots.join(" or "))))?;
                 relative.parse()
             }
-            Some(StorageLocation::Memory { name }) => name
-                .strip_prefix(&self.root)
-                .map_or(name.as_str(), |rest| rest.trim_start_matches('/'))
-                .parse(),
-            Some(location @ StorageLocation::Claim { .. }) => Err(outside(format!(
+            Some(StorageLocation::Memory { name }) => self.below(name).unwrap_or(name).parse(),
+            Some(location @ StorageLocation::Claim { directory: None, .. }) => Err(outside(format!(
                 "{location} does not say which directory it stands for"
             ))),
             None => Err(Error::new(
@@ -78,8 +98,8 @@ impl DataLocator for RootedData {
 }
 
 /// Finds the data of instances that were migrated before by what was recorded then, and of the others as
-/// [`RootedData`] does. A Kubernetes claim does not tell which directory it stands for; the journal of the migration
-/// that made it does.
+/// [`RootedData`] does. A Kubernetes claim that was not made by adopting a directory does not tell which one it stands
+/// for; the journal of the migration that made it does.
 #[derive(Debug, Clone)]
 pub struct RecordedData {
     known: BTreeMap<InstanceId, DataPath>,
@@ -101,7 +121,7 @@ impl RecordedData {
 impl DataLocator for RecordedData {
     fn locate(&self, instance: &Instance) -> Result<DataPath> {
         match (&instance.storage.location, self.known.get(&instance.id)) {
-            (Some(StorageLocation::Claim { .. }), Some(path)) => Ok(path.clone()),
+            (Some(StorageLocation::Claim { directory: None, .. }), Some(path)) => Ok(path.clone()),
             _ => self.rest.locate(instance),
         }
     }
@@ -214,7 +234,8 @@ pub trait RouteSwitch: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Does nothing: the platforms' own routers share the hosts, and a router serves only what runs.
+/// Does nothing: for one router in front that serves both platforms and sends visitors to whichever runs, or for
+/// migrations in which somebody else switches them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoRoute;
 

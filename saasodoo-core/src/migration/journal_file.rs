@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use sha2::Digest;
 
 use super::journal::{Journal, fold};
 use super::{Entry, Record};
@@ -15,8 +16,9 @@ use crate::{Error, ErrorKind, InstanceId, OperationKind, Result};
 /// A journal in a file: one [`Entry`] a line, appended and synced to the disk before a step goes on.
 ///
 /// The file is locked for as long as the journal is open, so that a second process is refused instead of moving the
-/// same tenants. A last line that was cut off when the machine died is dropped when the file is opened; any other
-/// line that cannot be read is an error, because something else has written to the file.
+/// same tenants. Each line carries a checksum of itself. A last line that was cut off or only partly written when the
+/// machine died is dropped when the file is opened: nothing was done on the strength of it. Any other line that cannot
+/// be read is an error, because something else has written to the file.
 ///
 /// ```no_run
 /// use saasodoo_core::migration::FileJournal;
@@ -140,10 +142,11 @@ impl Inner {
             after.insert(entry.instance, record.clone());
         }
         fold(&mut after, entry)?;
-        let mut line = serde_json::to_vec(entry).map_err(|error| io(error.into()))?;
-        line.push(b'\n');
+        let line = seal(serde_json::to_string(entry).map_err(|error| io(error.into()))?);
         self.dirty = true;
-        file.write_all(&line).and_then(|()| file.sync_data()).map_err(io)?;
+        file.write_all(line.as_bytes())
+            .and_then(|()| file.sync_data())
+            .map_err(io)?;
         self.dirty = false;
         self.len += u64::try_from(line.len()).unwrap_or(u64::MAX);
         self.records.append(&mut after);
@@ -166,9 +169,13 @@ fn read(path: &Path, file: &mut File) -> Result<(BTreeMap<InstanceId, Record>, u
         if read == 0 || line.last() != Some(&b'\n') {
             break;
         }
-        let folded = serde_json::from_slice::<Entry>(&line)
-            .map_err(|error| error.to_string())
-            .and_then(|entry| fold(&mut records, &entry).map_err(|error| error.to_string()));
+        let entry = match unseal(&line) {
+            Ok(entry) => Ok(entry),
+            // Blocks of one write can reach the disk in any order, its end before its middle.
+            Err(_) if reader.fill_buf().map_err(io)?.is_empty() => break,
+            Err(why) => Err(why),
+        };
+        let folded = entry.and_then(|entry| fold(&mut records, &entry).map_err(|error| error.to_string()));
         if let Err(why) = folded {
             return Err(Error::new(
                 ErrorKind::Unexpected,
@@ -180,6 +187,43 @@ fn read(path: &Path, file: &mut File) -> Result<(BTreeMap<InstanceId, Record>, u
         len += u64::try_from(read).unwrap_or(u64::MAX);
     }
     Ok((records, len))
+}
+
+const SUM: &str = ",\"sum\":\"";
+/// Digits of the checksum.
+const DIGITS: usize = 16;
+
+fn checksum(text: &str) -> String {
+    let digest = sha2::Sha256::digest(text.as_bytes());
+    digest
+        .iter()
+        .take(DIGITS / 2)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The line of an entry: its JSON with one more field, the checksum of what it was without it.
+fn seal(mut json: String) -> String {
+    let sum = checksum(&json);
+    json.pop();
+    json.push_str(SUM);
+    json.push_str(&sum);
+    json.push_str("\"}\n");
+    json
+}
+
+/// The entry of a line that is whole.
+fn unseal(line: &[u8]) -> Result<Entry, String> {
+    let text = std::str::from_utf8(line).map_err(|error| error.to_string())?;
+    let sealed = text.strip_suffix("\"}\n").and_then(|text| text.rsplit_once(SUM));
+    let Some((json, sum)) = sealed else {
+        return Err("it has no checksum".to_owned());
+    };
+    let json = format!("{json}}}");
+    if checksum(&json) != sum {
+        return Err("its checksum is another one".to_owned());
+    }
+    serde_json::from_str(&json).map_err(|error| error.to_string())
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> Error {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::hooks::DataLocator;
-use super::{Doubt, Entry, Force, Inventory, Journal, Mutation, Record, Side, Step, Tenancy};
+use super::{Doubt, Entry, Event, Failure, Force, Inventory, Journal, Mutation, Record, Side, Step, Tenancy};
 use crate::{
     BackendKind, DynOrchestrator, Error, ErrorKind, Instance, InstanceChange, InstanceFilter, InstanceId, LabelKey,
     LabelValue, OperationKind, Result, UpdateOptions,
@@ -21,7 +21,11 @@ const STATE: &str = "migration.saasodoo.io/state";
 const TIMES: &str = "migration.saasodoo.io/times";
 const DOUBTS: &str = "migration.saasodoo.io/doubts";
 const DATA: &str = "migration.saasodoo.io/data";
-const KEYS: [&str; 5] = [RUN, STATE, TIMES, DOUBTS, DATA];
+/// The whole id: the guide's own objects carry eight digits of it.
+const ID: &str = "migration.saasodoo.io/instance";
+/// Which process has written last.
+const WRITER: &str = "migration.saasodoo.io/writer";
+const KEYS: [&str; 7] = [RUN, STATE, TIMES, DOUBTS, DATA, ID, WRITER];
 
 /// How often a write is repeated that met another change of the object.
 const ATTEMPTS: u32 = 5;
@@ -34,14 +38,17 @@ pub(super) fn is_ours(key: &LabelKey) -> bool {
 /// A journal in labels of the source's objects, or of the target's while the source has none: any process that reaches
 /// the platforms can go on, without a file.
 ///
-/// It keeps what is needed to go on, and not the story: no plan, no steps, no downtime. The labels go away when the
-/// migration is over, and the record with them. While they are there, a `create` of the instance with its own spec is
+/// It keeps what is needed to go on, and not the story: no plan, no steps, no downtime, no reasons. The labels go away
+/// when the migration is over, and the record with them. Each opened journal writes under a number of its own: of two
+/// processes on one instance, the one that is behind is refused before it changes anything. While they are there, a `create` of the instance with its own spec is
 /// a conflict that names them.
 #[derive(Debug)]
 pub struct ObjectJournal {
     source: DynOrchestrator,
     target: DynOrchestrator,
     locator: Arc<dyn DataLocator>,
+    /// Tells this journal from another process' one on the same objects.
+    writer: Uuid,
     /// What was written last, so that an entry that changes nothing needed costs no request.
     written: Mutex<BTreeMap<InstanceId, BTreeMap<&'static str, String>>>,
 }
@@ -54,6 +61,7 @@ impl ObjectJournal {
             source,
             target,
             locator,
+            writer: Uuid::new_v4(),
             written: Mutex::default(),
         }
     }
@@ -64,6 +72,7 @@ impl ObjectJournal {
             None => self.locator.locate(instance)?,
         };
         let mut spec = instance.spec.clone();
+        spec.id = kept.record.instance;
         spec.labels.retain(|key, _| !is_ours(key));
         Ok(Inventory::new(instance.clone(), spec, data, kept.tenancy))
     }
@@ -83,7 +92,7 @@ impl ObjectJournal {
         let Some(mut kept) = best else {
             return Ok(None);
         };
-        kept.record.instance = id;
+        kept.record.instance = if id.is_legacy() { kept.id.unwrap_or(id) } else { id };
         if kept.record.step > Step::Inventory
             && let Some(instance) = source.or(target)
         {
@@ -105,6 +114,7 @@ impl ObjectJournal {
         orchestrator: &DynOrchestrator,
         entry: &Entry,
         labels: &BTreeMap<&'static str, String>,
+        has_written: bool,
     ) -> Result<bool> {
         let mut attempts = 0;
         loop {
@@ -113,8 +123,13 @@ impl ObjectJournal {
                 return Ok(false);
             };
             if let Some(kept) = Kept::read(&instance)? {
-                let other_run = kept.record.run != entry.run && !kept.record.step.is_over();
-                if other_run || (kept.record.run == entry.run && kept.record.next_seq > entry.seq + 1) {
+                let same_run = kept.record.run == entry.run;
+                let other_run = !same_run && !kept.record.step.is_over();
+                let ours = kept.writer == Some(self.writer);
+                // An entry of ours whose answer was lost is written again. To go on from what another one has written is
+                // to take over, which it notices; who has been taken over from does not take over again.
+                let next = entry.seq + u64::from(ours);
+                if other_run || (same_run && (kept.record.next_seq > next || (has_written && !ours))) {
                     return Err(Error::conflict(
                         ["journal"],
                         format!(
@@ -197,23 +212,37 @@ impl Journal for ObjectJournal {
     }
 
     async fn append(&self, entry: &Entry, after: &Record) -> Result<()> {
-        let labels = if after.step.is_over() {
-            BTreeMap::new()
-        } else {
-            Kept::labels(after)
-        };
-        let same = {
+        let over = after.step.is_over();
+        let mut labels = if over { BTreeMap::new() } else { Kept::labels(after) };
+        if !over {
+            labels.insert(WRITER, self.writer.to_string());
+        }
+        let before = {
             let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            written
-                .get(&entry.instance)
-                .is_some_and(|before| essence(before) == essence(&labels))
+            written.get(&entry.instance).cloned()
         };
-        if same {
+        // Before each change it is seen that nobody else writes.
+        let changes = matches!(entry.event, Event::Intends { .. });
+        let same = before
+            .as_ref()
+            .is_some_and(|before| essence(before) == essence(&labels));
+        if same && !changes {
             return Ok(());
         }
-        if !self.write(&self.source, entry, &labels).await? || after.step.is_over() {
+        let has_written = before.is_some_and(|before| before.get(RUN) == Some(&entry.run.to_string()));
+        let mut kept = self.write(&self.source, entry, &labels, has_written).await?;
+        if !kept || over {
             // Without a source, and when all is over, the target's objects hold what there is to hold.
-            self.write(&self.target, entry, &labels).await?;
+            kept |= self.write(&self.target, entry, &labels, has_written).await?;
+        }
+        if !kept && !over {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "neither side has the instance, so there is nothing to write the journal on",
+            )
+            .with_instance(entry.instance)
+            .with_operation(OperationKind::Migrate)
+            .with_advice("look at both platforms by hand; the data was not touched"));
         }
         self.written
             .lock()
@@ -244,6 +273,8 @@ struct Kept {
     record: Record,
     tenancy: Tenancy,
     data: Option<String>,
+    id: Option<InstanceId>,
+    writer: Option<Uuid>,
 }
 
 impl Kept {
@@ -256,6 +287,7 @@ impl Kept {
             Tenancy::Suspended => 'h',
         };
         labels.insert(RUN, record.run.to_string());
+        labels.insert(ID, record.instance.to_string());
         labels.insert(
             STATE,
             format!(
@@ -299,20 +331,29 @@ impl Kept {
                 .find(|(name, _)| name.as_str() == key)
                 .map(|(_, value)| value.as_str())
         };
-        let (Some(run), Some(state), Some(times)) = (label(RUN), label(STATE), label(TIMES)) else {
-            return Ok(None);
+        let unreadable = |what: String| {
+            Error::new(
+                ErrorKind::Unexpected,
+                format!("the labels {PREFIX}* cannot be read: {what}"),
+            )
+            .with_instance(instance.id)
+            .with_operation(OperationKind::Migrate)
+            .with_advice("they were changed by hand: look at both platforms, then remove them")
         };
-        parse(instance.id, run, state, times, label(DOUBTS), label(DATA))
-            .map(Some)
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Unexpected,
-                    format!("the labels {PREFIX}* cannot be read: {state:?}, {times:?}"),
-                )
-                .with_instance(instance.id)
-                .with_operation(OperationKind::Migrate)
-                .with_advice("they were changed by hand: look at both platforms, then remove them")
-            })
+        let (Some(run), Some(state), Some(times)) = (label(RUN), label(STATE), label(TIMES)) else {
+            // Some of them are a migration of which not enough is known, and not none.
+            let there: Vec<&str> = KEYS.into_iter().filter(|key| label(key).is_some()).collect();
+            return if there.is_empty() {
+                Ok(None)
+            } else {
+                Err(unreadable(format!("there is only {}", there.join(", "))))
+            };
+        };
+        let mut kept = parse(instance.id, run, state, times, label(DOUBTS), label(DATA))
+            .ok_or_else(|| unreadable(format!("{state:?}, {times:?}")))?;
+        kept.id = label(ID).and_then(|id| id.parse().ok());
+        kept.writer = label(WRITER).and_then(|writer| writer.parse().ok());
+        Ok(Some(kept))
     }
 }
 
@@ -327,6 +368,8 @@ fn flags(record: &Record) -> u32 {
         record.target_started,
         record.routed,
         record.failure.is_some(),
+        record.source_deleted,
+        record.target_deleted,
     ]
     .into_iter()
     .enumerate()
@@ -435,9 +478,12 @@ fn parse(
         event: super::Event::Began {
             source: backend(source)?,
             target: backend(target)?,
+            source_identity: None,
+            target_identity: None,
             force: Force {
                 unhealthy_source: flag(0),
                 unparsed: flag(1),
+                ..Force::none()
             },
         },
     };
@@ -452,11 +498,22 @@ fn parse(
     record.source_touched = flag(5);
     record.target_started = flag(6);
     record.routed = flag(7);
+    record.failure = flag(8).then(|| Failure {
+        step: record.step,
+        kind: ErrorKind::Unexpected,
+        message: "a step failed, and labels do not keep which one and why: see the log of the process that ran it"
+            .to_owned(),
+        at: record.updated,
+    });
+    record.source_deleted = flag(9);
+    record.target_deleted = flag(10);
     record.doubts = doubts.map_or(Some(Vec::new()), parse_doubts)?;
     Some(Kept {
         record,
         tenancy,
         data: data.map(ToOwned::to_owned),
+        id: None,
+        writer: None,
     })
 }
 

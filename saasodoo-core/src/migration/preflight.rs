@@ -5,7 +5,8 @@ use super::forward::{adopt, creation, has_divergence};
 use super::{Force, Inventory, Tenancy};
 use crate::dual::Comparator;
 use crate::{
-    Capability, Error, Health, HealthCheck, HealthState, Instance, InstanceOrchestrator, InstanceStatus, Plan, Result,
+    Capability, Error, Health, HealthCheck, HealthState, Hold, Instance, InstanceOrchestrator, InstanceStatus, Plan,
+    Result,
 };
 
 fn found(name: &str, state: HealthState, detail: impl Into<String>) -> HealthCheck {
@@ -33,6 +34,13 @@ pub(super) async fn checks(m: &Inner, inventory: &Inventory, force: Force) -> Ve
         ));
     }
     checks.push(source_state(&inventory.observed, inventory.tenancy, force));
+    if inventory.observed.facts.hold == Some(Hold::Maintenance) {
+        checks.push(found(
+            "source.hold",
+            HealthState::Failed,
+            "an operator holds the instance for maintenance: move it when the hold is taken away",
+        ));
+    }
     for part in &inventory.unparsed {
         let state = if force.unparsed {
             HealthState::Degraded
@@ -138,8 +146,12 @@ pub(super) async fn complete(m: &Inner, inventory: &Inventory) -> Result<crate::
         .as_ref()
         .is_some_and(|database| database.password.is_withheld())
         || spec.admin.as_ref().is_some_and(|admin| admin.password.is_withheld());
-    if open && let Ok(source) = super::forward::bounded(m.config.call, m.source.get(spec.id)).await {
-        super::hooks::fill_in(&mut spec, &source.spec);
+    if open {
+        match super::forward::bounded(m.config.call, m.source.get(spec.id)).await {
+            Ok(source) => super::hooks::fill_in(&mut spec, &source.spec),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(spec)
 }

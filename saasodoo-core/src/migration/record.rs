@@ -69,6 +69,15 @@ pub struct Force {
     pub unhealthy_source: bool,
     /// Parts of the source's objects could not be read into the spec and will be lost.
     pub unparsed: bool,
+    /// The source does not have the instance any more, and this migration has not deleted it there. Holds for the call
+    /// that it is given to, and is not kept.
+    pub absent_source: bool,
+    /// The target does not have the instance any more, and this migration has not deleted it there. Holds for the call
+    /// that it is given to, and is not kept.
+    pub absent_target: bool,
+    /// What was changed on the target since the commit is lost on the way back. Holds for the call that it is given to,
+    /// and is not kept.
+    pub lose_changes: bool,
 }
 
 impl Force {
@@ -91,10 +100,44 @@ impl Force {
         self.unparsed = true;
         self
     }
+
+    /// Accepts that an instance is gone from a side where it was, after the time that its process may take to end. Only
+    /// for an operator who has seen, on that very platform, that nothing of it is left.
+    #[must_use]
+    pub fn accept_absent(mut self, side: Side) -> Self {
+        match side {
+            Side::Source => self.absent_source = true,
+            Side::Target => self.absent_target = true,
+        }
+        self
+    }
+
+    pub(super) fn accepts_absent(self, side: Side) -> bool {
+        match side {
+            Side::Source => self.absent_source,
+            Side::Target => self.absent_target,
+        }
+    }
+
+    /// Accepts that changes made on the target since the commit are lost.
+    #[must_use]
+    pub fn lose_changes(mut self) -> Self {
+        self.lose_changes = true;
+        self
+    }
+
+    /// What is kept for later calls.
+    pub(super) fn lasting(mut self) -> Self {
+        self.absent_source = false;
+        self.absent_target = false;
+        self.lose_changes = false;
+        self
+    }
 }
 
 /// What was read from the source before anything was changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
 #[non_exhaustive]
 pub struct Inventory {
     /// The spec; secrets are withheld.
@@ -119,6 +162,53 @@ impl Inventory {
             tenancy,
             unparsed: observed.unparsed.clone(),
             observed: Box::new(observed),
+        }
+    }
+}
+
+/// The inventory as it is written down: what the tenant set as environment stands there once.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    spec: InstanceSpec,
+    data: DataPath,
+    tenancy: Tenancy,
+    unparsed: Vec<Unparsed>,
+    observed: Box<Instance>,
+    /// The observation has the environment of the spec.
+    #[serde(default)]
+    same_environment: bool,
+}
+
+impl From<Inventory> for Stored {
+    fn from(inventory: Inventory) -> Self {
+        let mut observed = inventory.observed;
+        let same_environment = observed.spec.environment == inventory.spec.environment;
+        if same_environment {
+            observed.spec.environment.clear();
+        }
+        Self {
+            spec: inventory.spec,
+            data: inventory.data,
+            tenancy: inventory.tenancy,
+            unparsed: inventory.unparsed,
+            observed,
+            same_environment,
+        }
+    }
+}
+
+impl From<Stored> for Inventory {
+    fn from(stored: Stored) -> Self {
+        let mut observed = stored.observed;
+        if stored.same_environment {
+            observed.spec.environment.clone_from(&stored.spec.environment);
+        }
+        Self {
+            spec: stored.spec,
+            data: stored.data,
+            tenancy: stored.tenancy,
+            unparsed: stored.unparsed,
+            observed,
         }
     }
 }
@@ -235,8 +325,19 @@ pub enum Event {
         source: BackendKind,
         /// The kind of the target.
         target: BackendKind,
+        /// Which platform of that kind the source is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source_identity: Option<String>,
+        /// Which platform of that kind the target is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target_identity: Option<String>,
         /// What the operator accepts.
         force: Force,
+    },
+    /// The operator takes a committed tenant back, in the power state that it has now.
+    TakenBack {
+        /// That power state.
+        tenancy: Tenancy,
     },
     /// A step began.
     StepBegan {
@@ -324,6 +425,12 @@ pub struct Record {
     pub source: BackendKind,
     /// The kind of the target.
     pub target: BackendKind,
+    /// Which platform of that kind the source is; `None` when the journal does not keep it.
+    #[serde(default)]
+    pub source_identity: Option<String>,
+    /// Which platform of that kind the target is; `None` when the journal does not keep it.
+    #[serde(default)]
+    pub target_identity: Option<String>,
     /// What the operator accepts.
     pub force: Force,
     /// The number the next entry must have.
@@ -348,6 +455,12 @@ pub struct Record {
     pub target_started: bool,
     /// The route hook was, or may have been, called for the target.
     pub routed: bool,
+    /// This migration has deleted, or may have deleted, the source's objects.
+    #[serde(default)]
+    pub source_deleted: bool,
+    /// This migration has deleted, or may have deleted, the target's objects.
+    #[serde(default)]
+    pub target_deleted: bool,
     /// Until when the bake lasts.
     pub bake_until: Option<Timestamp>,
     /// When it was committed.
@@ -374,7 +487,17 @@ impl Record {
     /// # Errors
     /// `Unexpected` for another entry.
     pub fn begin(entry: &Entry) -> Result<Self> {
-        let (Event::Began { source, target, force }, 0) = (&entry.event, entry.seq) else {
+        let (
+            Event::Began {
+                source,
+                target,
+                source_identity,
+                target_identity,
+                force,
+            },
+            0,
+        ) = (&entry.event, entry.seq)
+        else {
             return Err(broken(
                 entry,
                 "the journal of a migration does not begin at its beginning",
@@ -385,6 +508,8 @@ impl Record {
             run: entry.run,
             source: *source,
             target: *target,
+            source_identity: source_identity.clone(),
+            target_identity: target_identity.clone(),
             force: *force,
             next_seq: 1,
             step: Step::Inventory,
@@ -397,6 +522,8 @@ impl Record {
             source_touched: false,
             target_started: false,
             routed: false,
+            source_deleted: false,
+            target_deleted: false,
             bake_until: None,
             committed_at: None,
             failure: None,
@@ -432,6 +559,11 @@ impl Record {
         }
         match &entry.event {
             Event::Began { .. } => return Err(broken(entry, "a migration cannot begin twice")),
+            Event::TakenBack { tenancy } => {
+                if let Some(inventory) = &mut self.inventory {
+                    inventory.tenancy = *tenancy;
+                }
+            }
             Event::StepBegan { step } => self.history.push(StepRun {
                 step: *step,
                 began: entry.at,
@@ -467,11 +599,7 @@ impl Record {
                     });
                 }
             }
-            Event::Up => {
-                if let Some(outage) = self.outages.last_mut() {
-                    outage.to.get_or_insert(entry.at);
-                }
-            }
+            Event::Up => self.end_outage(entry.at),
             Event::Baking { until } => self.bake_until = Some(*until),
             Event::Compared { parity } => self.parity.clone_from(parity),
             Event::Noted { note } => self.notes.push(note.clone()),
@@ -504,10 +632,20 @@ impl Record {
             self.failure.get_or_insert_with(|| failure.clone());
         }
         self.step = row.to;
+        if self.step == Step::RemoveTarget && !self.source_touched {
+            // Announced, and the process died before the source was asked to stop.
+            self.end_outage(entry.at);
+        }
         if self.step == Step::Committed {
             self.committed_at = Some(entry.at);
         }
         Ok(())
+    }
+
+    fn end_outage(&mut self, at: Timestamp) {
+        if let Some(outage) = self.outages.last_mut() {
+            outage.to.get_or_insert(at);
+        }
     }
 
     fn intend(&mut self, side: Side, mutation: Mutation, until: Timestamp) {
@@ -515,6 +653,10 @@ impl Record {
             (Side::Target, Mutation::Create) => self.create_tried = true,
             (Side::Source, Mutation::Suspend) => self.source_touched = true,
             (Side::Target, Mutation::Start) => self.target_started = true,
+            (Side::Source, Mutation::Delete) => self.source_deleted = true,
+            (Side::Target, Mutation::Delete) => self.target_deleted = true,
+            // Made again by us.
+            (Side::Source, Mutation::Create) => self.source_deleted = false,
             _ => {}
         }
         self.doubts.push(Doubt { side, mutation, until });
@@ -527,6 +669,38 @@ impl Record {
             .iter()
             .map(|outage| Duration::try_from(outage.to.unwrap_or(now).duration_since(outage.from)).unwrap_or_default())
             .sum()
+    }
+
+    /// True while an outage lasts.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.outages.last().is_some_and(|outage| outage.to.is_none())
+    }
+
+    /// True where a pause costs the tenant nothing: it is up on one side, and visitors reach it.
+    #[must_use]
+    pub fn can_pause(&self) -> bool {
+        match self.step {
+            Step::Inventory
+            | Step::Preflight
+            | Step::Plan
+            | Step::CreateTarget
+            | Step::HoldTarget
+            | Step::Bake
+            | Step::Commit
+            | Step::RemoveTarget
+            | Step::RemoveSource => true,
+            Step::StopSource => !self.source_touched,
+            _ => false,
+        }
+    }
+
+    /// Whether the instance was on that side, as far as this migration knows, and was not deleted there by it.
+    pub(super) fn must_have(&self, side: Side) -> bool {
+        match side {
+            Side::Source => self.inventory.is_some() && !self.source_deleted,
+            Side::Target => self.target_ours.is_some() && !self.target_deleted,
+        }
     }
 
     /// True when the tenant has its home on the target now.

@@ -30,6 +30,9 @@ pub struct Report {
     pub counts: Option<Counts>,
     /// How long both sides take.
     pub latencies: Vec<LatencyRow>,
+    /// How many instances should have been compared and were not: of them nothing is known.
+    #[serde(default)]
+    pub not_compared: u64,
 }
 
 /// One instance's migration.
@@ -84,7 +87,15 @@ impl Report {
             divergences: Vec::new(),
             counts: None,
             latencies: Vec::new(),
+            not_compared: 0,
         }
+    }
+
+    /// So many instances could not be compared.
+    #[must_use]
+    pub fn with_not_compared(mut self, instances: u64) -> Self {
+        self.not_compared = instances;
+        self
     }
 
     /// Adds what a dual run found.

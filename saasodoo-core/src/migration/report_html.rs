@@ -17,7 +17,7 @@ h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2rem}h3{font-size:1rem;margin
 .tile b{display:block;font-size:1.5rem}.scroll{overflow-x:auto}\
 table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{border-bottom:1px solid #d0d7de;padding:.3rem .5rem;text-align:left;vertical-align:top;overflow-wrap:anywhere}\
 details{border:1px solid #d0d7de;border-radius:.5rem;margin:.5rem 0;padding:.5rem .75rem}summary{cursor:pointer}\
-.ok{color:#116329}.bad{color:#a40e26}.note{color:#57606a}svg{display:block;max-width:100%;height:auto}\
+.ok{color:#116329}.bad{color:#a40e26}.note{color:#57606a}svg{display:block;width:100%;min-width:640px;height:auto}\
 text{font:12px system-ui,sans-serif;fill:#1b1f24}";
 
 /// Text that can stand anywhere in a page, in an attribute too.
@@ -136,7 +136,7 @@ fn downtimes(out: &mut String, report: &Report) {
     let height = down.len() * 22;
     put!(
         out,
-        "<h2>Downtime of each tenant</h2>\n<svg viewBox=\"0 0 640 {height}\" role=\"img\" aria-label=\"Downtime of each tenant\">\n"
+        "<h2>Downtime of each tenant</h2>\n<div class=\"scroll\"><svg viewBox=\"0 0 640 {height}\" role=\"img\" aria-label=\"Downtime of each tenant\">\n"
     );
     for (row, instance) in down.iter().enumerate() {
         let (y, w) = (row * 22, width(instance.downtime_ms, most, 300).max(1));
@@ -156,7 +156,7 @@ fn downtimes(out: &mut String, report: &Report) {
             shown(Duration::from_millis(instance.downtime_ms))
         );
     }
-    out.push_str("</svg>\n");
+    out.push_str("</svg></div>\n");
 }
 
 fn cut(text: &str, most: usize) -> String {
@@ -183,7 +183,7 @@ fn latencies(out: &mut String, rows: &[LatencyRow]) {
         out,
         "<h2>Latency of both sides</h2>\n<p class=\"note\">Dark: median; light: 95 of 100. \
          <span style=\"color:#0969da\">■</span> primary <span style=\"color:#bf8700\">■</span> secondary</p>\n\
-         <svg viewBox=\"0 0 640 {height}\" role=\"img\" aria-label=\"Latency of both sides\">\n"
+         <div class=\"scroll\"><svg viewBox=\"0 0 640 {height}\" role=\"img\" aria-label=\"Latency of both sides\">\n"
     );
     for (at, row) in rows.iter().enumerate() {
         let y = at * 48;
@@ -213,16 +213,24 @@ fn latencies(out: &mut String, rows: &[LatencyRow]) {
             );
         }
     }
-    out.push_str("</svg>\n");
+    out.push_str("</svg></div>\n");
 }
 
 fn divergences(out: &mut String, report: &Report) {
-    if report.counts.is_none() && report.divergences.is_empty() {
+    if report.counts.is_none() && report.divergences.is_empty() && report.not_compared == 0 {
         return;
     }
     out.push_str("<h2>Divergences</h2>\n");
+    if report.not_compared > 0 {
+        put!(
+            out,
+            "<p class=\"bad\">{} instances were not compared: nothing is known of them.</p>\n",
+            report.not_compared
+        );
+    }
     if report.divergences.is_empty() {
-        out.push_str("<p class=\"ok\">None.</p>\n");
+        let compared = report.counts.as_ref().map_or(0, |counts| counts.comparisons);
+        put!(out, "<p class=\"ok\">None in {compared} comparisons.</p>\n");
         return;
     }
     out.push_str(
@@ -302,7 +310,7 @@ fn timeline(out: &mut String, instance: &InstanceReport, now: Timestamp) {
     let height = instance.timeline.len() * 20 + 16;
     put!(
         out,
-        "<svg viewBox=\"0 0 640 {height}\" role=\"img\" aria-label=\"Timeline of {}\">\n",
+        "<div class=\"scroll\"><svg viewBox=\"0 0 640 {height}\" role=\"img\" aria-label=\"Timeline of {}\">\n",
         escape(&instance.name)
     );
     for outage in &instance.outages {
@@ -338,7 +346,7 @@ fn timeline(out: &mut String, instance: &InstanceReport, now: Timestamp) {
             shown(Duration::from_millis(to.saturating_sub(from)))
         );
     }
-    out.push_str("</svg>\n");
+    out.push_str("</svg></div>\n");
 }
 
 fn parity(out: &mut String, instance: &InstanceReport) {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::engine::{Control, Inner, Order};
 use super::table::{Signal, Step};
-use super::{Entry, Event, Failure, FenceProof, Inventory, Mutation, Record, Side};
+use super::{Entry, Event, Failure, FenceProof, Force, Inventory, Mutation, Record, Side, Tenancy};
 use crate::{
     DynOrchestrator, Error, ErrorKind, Instance, InstanceId, OperationKind, Power, Result, Retry, Source, UnitPhase,
 };
@@ -56,11 +56,13 @@ pub(super) enum Presence {
 pub(super) struct Run<'a> {
     pub(super) m: &'a Inner,
     pub(super) record: Record,
+    /// What the operator accepts in this very call.
+    pub(super) force: Force,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(m: &'a Inner, record: Record) -> Self {
-        Self { m, record }
+    pub(super) fn new(m: &'a Inner, record: Record, force: Force) -> Self {
+        Self { m, record, force }
     }
 
     pub(super) fn id(&self) -> InstanceId {
@@ -96,6 +98,31 @@ impl<'a> Run<'a> {
             format!("somebody else {what} on the {side} ({})", self.m.side(side).backend()),
         )
         .with_advice("find out who, and migrate it when they are done")
+    }
+
+    /// A side does not have what it must have. What says so may be another platform than the one where it runs, so this
+    /// is no proof that it does not run.
+    pub(super) fn gone(&self, side: Side) -> Error {
+        self.error(
+            ErrorKind::MissingPrerequisite,
+            format!(
+                "the {side} ({}) does not have the instance any more, and this migration has not deleted it there",
+                self.m.identity(side)
+            ),
+        )
+        .with_backend(self.m.side(side).backend())
+        .with_advice(
+            "check that this is the cluster, namespace or daemon that was meant before; if somebody has really deleted \
+             it, see that nothing of it is left, and accept its absence explicitly",
+        )
+    }
+
+    /// Absence that this call must not act upon.
+    pub(super) fn must_not_be_absent(&self, side: Side) -> StepResult<()> {
+        if self.record.must_have(side) && !self.force.accepts_absent(side) {
+            return Err(Stop::Halt(self.gone(side)));
+        }
+        Ok(())
     }
 
     /// Writes an entry down before anything else happens. Without a journal nothing goes on.
@@ -265,20 +292,43 @@ impl<'a> Run<'a> {
 
     /// Suspends a side and sees that nothing of it lives. Repeats what somebody else undoes until the time is up.
     pub(super) async fn suspend_and_see(&mut self, side: Side) -> StepResult<FenceProof> {
+        self.close(side, false).await
+    }
+
+    /// The same with the side that the tenant is up on: from the suspension on it is down.
+    pub(super) async fn take_down(&mut self, side: Side) -> StepResult<FenceProof> {
+        self.close(side, true).await
+    }
+
+    async fn mark_down(&mut self, serving: bool) -> StepResult<()> {
+        if serving && !self.record.is_down() && self.inventory()?.tenancy == Tenancy::Running {
+            self.log(Event::Down).await?;
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self, side: Side, serving: bool) -> StepResult<FenceProof> {
         let deadline = Instant::now() + self.m.config.stop;
         let mut absent_since = None;
         loop {
             let open = match self.look(side).await? {
-                Presence::Absent => match self.absent_for_good(side, &mut absent_since) {
-                    Some(proof) => return Ok(proof),
+                Presence::Absent => match self.absent_for_good(side, &mut absent_since)? {
+                    Some(proof) => {
+                        self.mark_down(serving).await?;
+                        return Ok(proof);
+                    }
                     None => "its objects are gone, and its process may not be yet".to_owned(),
                 },
                 Presence::Present(instance) => {
                     absent_since = None;
                     match closed(&instance) {
-                        Ok(()) => return Ok(proof(side, &instance)),
+                        Ok(()) => {
+                            self.mark_down(serving).await?;
+                            return Ok(proof(side, &instance));
+                        }
                         Err(open) => {
                             if instance.facts.desired > 0 || instance.facts.hold.is_none() {
+                                self.mark_down(serving).await?;
                                 self.suspend(side).await?;
                             }
                             if self.m.fence_is_broken() {
@@ -308,7 +358,7 @@ impl<'a> Run<'a> {
         let mut absent_since = None;
         loop {
             let open = match self.look(side).await? {
-                Presence::Absent => match self.absent_for_good(side, &mut absent_since) {
+                Presence::Absent => match self.absent_for_good(side, &mut absent_since)? {
                     Some(proof) => return Ok(proof),
                     None => "its objects are gone, and its process may not be yet".to_owned(),
                 },
@@ -320,7 +370,7 @@ impl<'a> Run<'a> {
                     if instance.facts.desired > 0 {
                         return Err(Stop::Fail(self.interference(side, "has started the instance")));
                     }
-                    if instance.facts.hold.is_none() {
+                    if instance.facts.hold.is_none() && !instance.facts.deleting {
                         return Err(Stop::Fail(self.interference(side, "has taken the hold away")));
                     }
                     match closed(&instance) {
@@ -355,9 +405,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Objects that somebody deleted behind our back may leave a process that is still ending: absence counts after
-    /// the time that the platform gives a process to end.
-    fn absent_for_good(&self, side: Side, since: &mut Option<Instant>) -> Option<FenceProof> {
+    /// Absence is no fence where the instance must be. Where it need not be, or where the operator has accepted that it
+    /// is not, objects that somebody deleted behind our back may leave a process that is still ending: absence counts
+    /// after the time that the platform gives a process to end.
+    fn absent_for_good(&self, side: Side, since: &mut Option<Instant>) -> StepResult<Option<FenceProof>> {
+        self.must_not_be_absent(side)?;
         let grace = self
             .record
             .inventory
@@ -366,13 +418,13 @@ impl<'a> Run<'a> {
                 inventory.spec.scheduling.stop_grace()
             });
         let since = *since.get_or_insert_with(Instant::now);
-        (since.elapsed() >= grace + Duration::from_secs(5)).then(|| FenceProof {
+        Ok((since.elapsed() >= grace + Duration::from_secs(5)).then(|| FenceProof {
             side,
             present: false,
             desired: 0,
             revision: None,
             at: self.now(),
-        })
+        }))
     }
 
     pub(super) async fn record_fence(&mut self, side: Side) -> StepResult {
@@ -393,16 +445,20 @@ impl<'a> Run<'a> {
                 }
                 Err(Stop::Fail(self.interference(side, "has opened the instance")))
             }
-            Ok(_) => Ok(()),
+            Ok(Presence::Present(_)) => Ok(()),
+            Ok(Presence::Absent) => self.must_not_be_absent(side),
             Err(error) if may_pass(&error) => Ok(()),
             Err(error) => Err(Stop::Fail(error)),
         }
     }
 
-    /// A committed migration keeps its source closed for as long as it is kept.
+    /// A committed migration keeps its source closed for as long as the tenant runs on the target. With the target at
+    /// nothing an open source is a tenant that somebody has taken back by hand, and is left alone.
     pub(super) async fn keep_committed(&mut self) -> StepResult<()> {
         if let Ok(Presence::Present(source)) = self.look_once(Side::Source).await
             && closed(&source).is_err()
+            && let Ok(Presence::Present(target)) = self.look_once(Side::Target).await
+            && target.facts.desired > 0
         {
             self.note("the source was opened after the commit, and is suspended again")
                 .await?;

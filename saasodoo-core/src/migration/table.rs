@@ -288,25 +288,6 @@ impl Step {
                 | Self::RolledBack
         )
     }
-
-    /// True where a pause costs the tenant nothing: it is up on one side.
-    #[must_use]
-    pub const fn can_pause(self) -> bool {
-        matches!(
-            self,
-            Self::Inventory
-                | Self::Preflight
-                | Self::Plan
-                | Self::CreateTarget
-                | Self::HoldTarget
-                | Self::StopSource
-                | Self::Bake
-                | Self::Commit
-                | Self::RestoreRoute
-                | Self::RemoveTarget
-                | Self::RemoveSource
-        )
-    }
 }
 
 impl fmt::Display for Step {

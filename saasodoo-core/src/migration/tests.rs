@@ -25,6 +25,8 @@ fn began() -> Event {
     Event::Began {
         source: BackendKind::Swarm,
         target: BackendKind::Kubernetes,
+        source_identity: None,
+        target_identity: None,
         force: Force::none(),
     }
 }
@@ -278,9 +280,47 @@ async fn a_file_is_for_one_process_and_refuses_what_it_did_not_write() {
         .append(true)
         .open(scratch.file())
         .expect("opened");
-    file.write_all(b"somebody was here\n").expect("written");
+    // In front of a line of ours it is no torn write.
+    let mut lines = std::fs::read(scratch.file()).expect("read");
+    let last = lines[..lines.len() - 1]
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .expect("lines")
+        + 1;
+    lines.splice(last..last, *b"somebody was here\n");
+    file.set_len(0).and_then(|()| file.write_all(&lines)).expect("written");
     let error = FileJournal::open(scratch.file()).expect_err("not ours");
-    assert!(error.message().starts_with("line 4"), "{error}");
+    assert!(error.message().starts_with("line 3"), "{error}");
+}
+
+/// After a power cut the end of a write may be on the disk and its middle not.
+#[tokio::test]
+async fn a_last_line_with_a_hole_is_dropped_and_one_before_it_is_not() {
+    let scratch = Scratch::new();
+    let id = InstanceId::random();
+    let journal = FileJournal::open(scratch.file()).expect("opened");
+    write(&journal, id, 5).await;
+    drop(journal);
+    let whole = std::fs::read(scratch.file()).expect("read");
+    let starts: Vec<usize> = std::iter::once(0)
+        .chain((0..whole.len() - 1).filter(|at| whole[*at] == b'\n').map(|at| at + 1))
+        .collect();
+    for (hole, byte) in [(3, 0), (30, 0), (60, b'0'), (90, b' ')] {
+        let mut torn = whole.clone();
+        torn[starts[4] + hole] = byte;
+        std::fs::write(scratch.file(), &torn).expect("torn");
+        let journal = FileJournal::open(scratch.file()).expect("opened");
+        let record = journal.load(id).await.expect("loaded").expect("known");
+        assert_eq!(record.next_seq, 4, "{hole}");
+        drop(journal);
+        assert_eq!(std::fs::read(scratch.file()).expect("read").len(), starts[4]);
+
+        let mut torn = whole.clone();
+        torn[starts[2] + hole] = byte;
+        std::fs::write(scratch.file(), &torn).expect("torn");
+        let error = FileJournal::open(scratch.file()).expect_err("not the last");
+        assert!(error.message().starts_with("line 3"), "{error}");
+    }
 }
 
 #[cfg(unix)]

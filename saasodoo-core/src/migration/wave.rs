@@ -13,7 +13,7 @@ use super::engine::Order;
 use super::forward::inventory_of;
 use super::preflight;
 use super::{Control, Force, Migrator, Record, Step};
-use crate::{HealthCheck, HealthState, Host, InstanceFilter, InstanceId, ObjectName, Result};
+use crate::{DataPath, HealthCheck, HealthState, Instance, InstanceFilter, InstanceId, ObjectName, Result};
 
 /// How a wave goes.
 #[derive(Debug, Clone)]
@@ -27,7 +27,8 @@ pub struct WaveOptions {
     pub least_sample: usize,
     /// What the operator accepts, for all of them.
     pub force: Force,
-    /// Begins again with those that were rolled back before.
+    /// Begins again with those that were rolled back before, and with those that are finished and have come back to the
+    /// source since, by another journal.
     pub retry: bool,
 }
 
@@ -141,20 +142,24 @@ impl<'a> Wave<'a> {
             }
         }
         let tally = std::sync::Mutex::new(Tally::default());
-        let (tally, known) = (&tally, &known);
+        let (tally, known, under_way) = (&tally, &known, &under_way);
         let outcomes: Vec<(InstanceId, Outcome)> = stream::iter(order)
             .map(|id| async move {
                 let record = known.get(&id);
-                let again = |record: &Record| self.options.retry && record.step == Step::RolledBack;
-                // What is over already says nothing about this run.
-                let fresh = record.is_none_or(again);
+                let again = match self.again(id, record).await {
+                    Ok(again) => again,
+                    Err(error) => return (id, Outcome::Halted(error.to_string())),
+                };
+                let fresh = record.is_none() || again;
                 let held = control.order() != Order::Go || self.too_many_failed(tally);
                 if fresh && held {
                     return (id, Outcome::NotBegun);
                 }
-                let outcome = self.one(id, record, control).await;
-                if let Ok(mut tally) = tally.lock() {
-                    tally.count(&outcome, fresh);
+                let outcome = self.one(id, again, control).await;
+                // What was at rest before says nothing about this run.
+                let counts = fresh || under_way(&id);
+                if counts && let Ok(mut tally) = tally.lock() {
+                    tally.count(&outcome);
                 }
                 (id, outcome)
             })
@@ -164,8 +169,23 @@ impl<'a> Wave<'a> {
         Ok(self.summary(ids, outcomes, self.too_many_failed(tally)))
     }
 
-    async fn one(&self, id: InstanceId, record: Option<&Record>, control: &Control) -> Outcome {
-        let again = self.options.retry && record.is_some_and(|record| record.step == Step::RolledBack);
+    /// Whether to begin anew with an instance whose last migration is over.
+    async fn again(&self, id: InstanceId, record: Option<&Record>) -> Result<bool> {
+        let Some(record) = record.filter(|record| self.options.retry && record.step.is_over()) else {
+            return Ok(false);
+        };
+        if record.step == Step::RolledBack {
+            return Ok(true);
+        }
+        let inner = &self.migrator.inner;
+        match super::forward::bounded(inner.config.call, inner.source.get(id)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn one(&self, id: InstanceId, again: bool, control: &Control) -> Outcome {
         let moved = if again {
             self.migrator.retry(id, self.options.force, control).await
         } else {
@@ -231,18 +251,16 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, outcome: &Outcome, fresh: bool) {
+    fn count(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Rest(record) if record.is_committed() => self.ended += 1,
-            Outcome::Rest(record) if record.step == Step::RolledBack && fresh => {
+            // Paused.
+            Outcome::Rest(record) if record.step != Step::RolledBack => {}
+            Outcome::Rest(_) | Outcome::Halted(_) => {
                 self.ended += 1;
                 self.failed += 1;
             }
-            Outcome::Halted(_) => {
-                self.ended += 1;
-                self.failed += 1;
-            }
-            _ => {}
+            Outcome::NotBegun => {}
         }
     }
 }
@@ -273,9 +291,9 @@ impl InstancePlan {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Clash {
-    /// `host` or `name`.
+    /// `host`, `name` or `data`.
     pub what: String,
-    /// The host or the name.
+    /// The host, the name or the data's directory.
     pub value: String,
     /// Who has it.
     pub instances: Vec<InstanceId>,
@@ -289,7 +307,7 @@ pub struct FleetPlan {
     pub instances: Vec<InstancePlan>,
     /// Those that could not be planned at all, with the reason.
     pub failed: BTreeMap<InstanceId, String>,
-    /// Hosts and names that more than one instance has, on both sides together.
+    /// Hosts, names and data directories that more than one instance has, on both sides together.
     pub clashes: Vec<Clash>,
 }
 
@@ -331,22 +349,52 @@ impl fmt::Display for FleetPlan {
     }
 }
 
+/// Who has what only one instance can have. An instance that is on both sides has it once.
+#[derive(Default)]
+struct Holders(BTreeMap<(&'static str, String), BTreeSet<InstanceId>>);
+
+impl Holders {
+    fn add(&mut self, id: InstanceId, instance: &Instance, data: Option<DataPath>) {
+        let hosts = instance.endpoints.hosts.iter().map(|host| ("host", host.to_string()));
+        let name = ("name", instance.name.to_string());
+        let data = data.map(|data| ("data", data.to_string()));
+        for what in hosts.chain([name]).chain(data) {
+            self.0.entry(what).or_default().insert(id);
+        }
+    }
+
+    fn clashes(self) -> Vec<Clash> {
+        let shared = self.0.into_iter().filter(|(_, who)| who.len() > 1);
+        shared
+            .map(|((what, value), who)| Clash {
+                what: what.to_owned(),
+                value,
+                instances: who.into_iter().collect(),
+            })
+            .collect()
+    }
+}
+
 impl Migrator {
-    /// The plan of many instances: inventory, preflight and plan of each, and hosts and names that clash, within the
-    /// fleet and with what is on the target. Changes nothing, and writes nothing to the journal.
+    /// The plan of many instances: inventory, preflight and plan of each, and hosts, names and data directories that
+    /// clash, between any two instances of both sides. Changes nothing, and writes nothing to the journal.
     ///
     /// # Errors
-    /// When the target cannot be listed. What fails for one instance is in the plan.
+    /// When a side cannot be listed. What fails for one instance is in the plan.
     pub async fn dry_run(&self, ids: &[InstanceId], force: Force, concurrency: usize) -> Result<FleetPlan> {
         let mut fleet = FleetPlan::default();
-        let mut hosts: BTreeMap<Host, BTreeSet<InstanceId>> = BTreeMap::new();
-        let mut names: BTreeMap<ObjectName, BTreeSet<InstanceId>> = BTreeMap::new();
-        let there: Vec<_> = self.inner.target.list(InstanceFilter::all()).try_collect().await?;
-        for instance in there {
-            for host in instance.endpoints.hosts {
-                hosts.entry(host).or_default().insert(instance.id);
+        let mut holders = Holders::default();
+        for side in [&self.inner.source, &self.inner.target] {
+            let there: Vec<Instance> = side.list(InstanceFilter::all()).try_collect().await?;
+            for instance in there {
+                // Objects of the guide's client carry eight digits of the id only.
+                let id = ids.iter().find(|id| id.matches(instance.id)).copied();
+                holders.add(
+                    id.unwrap_or(instance.id),
+                    &instance,
+                    self.inner.locator.locate(&instance).ok(),
+                );
             }
-            names.entry(instance.name).or_default().insert(instance.id);
         }
         let plans: Vec<_> = stream::iter(ids.to_vec())
             .map(|id| async move { (id, self.plan_one(id, force).await) })
@@ -355,36 +403,17 @@ impl Migrator {
             .await;
         for (id, plan) in plans {
             match plan {
-                Ok((plan, its_hosts)) => {
-                    for host in its_hosts {
-                        hosts.entry(host).or_default().insert(id);
-                    }
-                    names.entry(plan.name.clone()).or_default().insert(id);
-                    fleet.instances.push(plan);
-                }
+                Ok(plan) => fleet.instances.push(plan),
                 Err(error) => {
                     fleet.failed.insert(id, error.to_string());
                 }
             }
         }
-        let clash = |what: &str, value: String, who: BTreeSet<InstanceId>| Clash {
-            what: what.to_owned(),
-            value,
-            instances: who.into_iter().collect(),
-        };
-        let taken = hosts
-            .into_iter()
-            .filter(|(_, who)| who.len() > 1)
-            .map(|(host, who)| clash("host", host.to_string(), who));
-        let named = names
-            .into_iter()
-            .filter(|(_, who)| who.len() > 1)
-            .map(|(name, who)| clash("name", name.to_string(), who));
-        fleet.clashes = taken.chain(named).collect();
+        fleet.clashes = holders.clashes();
         Ok(fleet)
     }
 
-    async fn plan_one(&self, id: InstanceId, force: Force) -> Result<(InstancePlan, Vec<Host>)> {
+    async fn plan_one(&self, id: InstanceId, force: Force) -> Result<InstancePlan> {
         let instance = self.inner.source.get(id).await?;
         let inventory = inventory_of(&instance, id, &self.inner)?;
         let findings: Vec<HealthCheck> = preflight::checks(&self.inner, &inventory, force)
@@ -398,13 +427,12 @@ impl Migrator {
             Err(_) if refused => Vec::new(),
             Err(error) => return Err(error),
         };
-        let plan = InstancePlan {
+        Ok(InstancePlan {
             instance: id,
             name: instance.name,
             plan,
             findings,
-        };
-        Ok((plan, instance.endpoints.hosts))
+        })
     }
 
     /// Finishes every committed migration whose rollback window is over.

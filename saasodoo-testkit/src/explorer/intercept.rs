@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use saasodoo_core::migration::{Entry, Event, Journal, Record, Side, Step};
+use saasodoo_core::migration::{Entry, Event, Journal, Probe, Record, RouteSwitch, Side, Signal, Step};
 use saasodoo_core::{
-    BackendKind, Capabilities, CreateOptions, DeleteOptions, Deleted, Ensured, Error, ErrorKind, Health, Instance,
-    InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt,
+    BackendKind, Capabilities, CreateOptions, DeleteOptions, Deleted, EnsureOutcome, Ensured, Error, ErrorKind, Health,
+    Instance, InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt,
     InstanceSpec, LogLine, LogOptions, Operation, OperationKind, Plan, Power, Result, Retry, UpdateOptions,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::schedule::{Deed, Mishap, Planned};
-use crate::memory::{MemoryOrchestrator, Trouble};
+use crate::memory::{MemoryOrchestrator, Trouble, Violation};
 
 /// Both platforms, and everything that is known about one run of a schedule.
 #[derive(Debug)]
@@ -42,10 +42,25 @@ pub(super) struct State {
     looked: BTreeMap<&'static str, u64>,
     /// When somebody else last did something on a side, and what.
     deeds: BTreeMap<&'static str, (u64, Deed)>,
-    /// Somebody else has opened a side at some time.
+    /// Somebody else has opened a side, and the migration has not seen it closed since.
     opened: BTreeMap<&'static str, u64>,
     /// The look at which the tenant was seen at home: running on the source again, or committed on the target.
     arrived: BTreeMap<&'static str, u64>,
+    /// Sides whose instance is not found, though it is there.
+    not_found: Vec<Side>,
+    /// Where visitors are sent.
+    routed_to_target: bool,
+    /// It was committed at some time.
+    pub(super) committed: bool,
+    /// Somebody has changed the target since then.
+    changed: bool,
+    /// The operator has accepted that this is lost.
+    pub(super) lose_changes: bool,
+    /// So many violations have been judged.
+    violations: usize,
+    /// What happened and what was seen, whatever it is called in the schedule: two schedules with the same of it are the
+    /// same one.
+    pub(super) behaviour: Vec<String>,
     /// What must not be.
     pub(super) broken: Vec<String>,
     /// What happened at each point, for people.
@@ -97,8 +112,50 @@ impl Stage {
         self.side(side).get(self.id()).await.ok()
     }
 
+    /// Two writers are nobody's fault but ours, unless somebody else has opened a side and it was not seen closed since.
+    pub(super) fn judge_violations(&self) {
+        let violations = self.source.violations();
+        let mut state = self.state();
+        let theirs = !state.opened.is_empty();
+        let new: Vec<String> = violations
+            .iter()
+            .skip(state.violations)
+            .filter(|violation| !(theirs && matches!(violation, Violation::TwoWriters { .. })))
+            .map(ToString::to_string)
+            .collect();
+        state.violations = violations.len();
+        state.broken.extend(new);
+    }
+
+    /// The migration has seen that a side is closed: whoever opens it from now on is judged anew.
+    fn saw_closed(&self, side: Side) {
+        self.judge_violations();
+        self.state().opened.remove(side.as_str());
+    }
+
+    /// The operator sees to the platforms.
+    pub(super) fn end_troubles(&self) {
+        for side in [Side::Source, Side::Target] {
+            self.side(side).clear(self.id());
+        }
+        self.state().not_found.clear();
+    }
+
+    pub(super) fn visitors_at(&self) -> Side {
+        if self.state().routed_to_target {
+            Side::Target
+        } else {
+            Side::Source
+        }
+    }
+
+    fn behave(&self, what: String) {
+        self.state().behaviour.push(what);
+    }
+
     /// Both sides open is the end, unless somebody else has opened one of them.
     pub(super) async fn check(&self, after: &str) {
+        self.judge_violations();
         if self.is_open(Side::Source).await && self.is_open(Side::Target).await {
             let mut state = self.state();
             if state.opened.is_empty() {
@@ -127,8 +184,9 @@ impl Stage {
         }
     }
 
-    pub(super) fn somebody_opened(&self) -> bool {
-        !self.state().opened.is_empty()
+    /// Whether somebody else has opened a side that the migration has not seen closed since.
+    pub(super) fn is_opened_by_others(&self, side: Side) -> bool {
+        self.state().opened.contains_key(side.as_str())
     }
 
     /// What somebody else did on a side after the migration last looked there.
@@ -161,6 +219,7 @@ impl Stage {
             let point = state.point;
             let at = state.mishaps.iter().position(|planned| planned.point <= point);
             let mishap = at.map(|at| state.mishaps.remove(at).mishap);
+            state.behaviour.push(what.to_owned());
             if let Some(mishap) = mishap {
                 state.story.push(format!("{point}: {what}: {mishap:?}"));
             } else {
@@ -185,14 +244,19 @@ impl Stage {
                 self.side(side).cause(self.id(), Trouble::CrashLoop { exit_code: 1 });
                 None
             }
+            Some(Mishap::NotFound(side)) => {
+                self.state().not_found.push(side);
+                None
+            }
             other => other,
         }
     }
 
     /// Somebody else acts. What the platform refuses them has not happened.
-    async fn compete(&self, side: Side, deed: Deed) {
+    pub(super) async fn compete(&self, side: Side, deed: Deed) {
         let platform = self.side(side);
         let id = self.id();
+        let was_open = self.is_open(side).await;
         let done = match deed {
             Deed::Start => platform.start(id).await.is_ok(),
             Deed::Resume => platform.resume(id).await.is_ok(),
@@ -209,29 +273,42 @@ impl Stage {
                 let spec = self.spec.clone().with_display_name("somebody else's");
                 platform.create(&spec, CreateOptions::new().stopped()).await.is_ok()
             }
+            Deed::Change => match "saasodoo/odoo-stub:18".parse() {
+                Ok(image) => {
+                    let change = InstanceChange::new().image(image);
+                    let updated = platform.update(id, &change, UpdateOptions::new()).await;
+                    updated.is_ok_and(|ensured| ensured.outcome != EnsureOutcome::Unchanged)
+                }
+                Err(_) => false,
+            },
         };
+        self.behave(format!("{deed:?} on the {side}: {done}"));
         if done {
-            let open = self.is_open(side).await;
-            self.remember(side, deed, open);
+            let opened = !was_open && self.is_open(side).await;
+            self.remember(side, deed, opened);
         }
         self.check("somebody else's deed").await;
     }
 }
 
 impl Stage {
-    fn remember(&self, side: Side, deed: Deed, open: bool) {
+    fn remember(&self, side: Side, deed: Deed, opened: bool) {
         let mut state = self.state();
         state.tick += 1;
         let tick = state.tick;
         state.deeds.insert(side.as_str(), (tick, deed));
-        if open && matches!(deed, Deed::Start | Deed::ForceStart) {
+        if opened && matches!(deed, Deed::Start | Deed::ForceStart) {
             state.opened.insert(side.as_str(), tick);
+        }
+        if deed == Deed::Change && side == Side::Target && state.committed {
+            state.changed = true;
         }
     }
 }
 
 /// The process that runs the migration is gone: whatever it was doing ends here.
 async fn die<T>(stage: &Stage) -> T {
+    stage.behave("died".to_owned());
     stage.crash.notify_one();
     std::future::pending().await
 }
@@ -264,13 +341,19 @@ impl Seen {
         let mishap = stage.arrive(&what).await;
         let until = stage.state().outages.get(self.side.as_str()).copied();
         if until.is_some_and(|until| Instant::now() < until) {
+            stage.behave("unreachable".to_owned());
             return Err(Error::new(ErrorKind::Unavailable, "the platform cannot be reached"));
+        }
+        if stage.state().not_found.contains(&self.side) {
+            stage.behave("not found".to_owned());
+            return Err(Error::not_found(stage.id()));
         }
         let platform = self.platform().clone();
         match mishap {
             Some(Mishap::CrashBefore) => return die(stage).await,
             Some(Mishap::CrashAfter) => {
-                let _ = call(platform).await;
+                let done = call(platform).await.is_ok();
+                stage.behave(format!("done: {done}"));
                 stage.check(&what).await;
                 return die(stage).await;
             }
@@ -283,11 +366,13 @@ impl Seen {
                 return Err(lost());
             }
             Some(mishap @ (Mishap::Fails | Mishap::Refused)) => {
+                stage.behave(mishap.error_kind().to_string());
                 return Err(Error::new(mishap.error_kind(), "a mishap"));
             }
             Some(Mishap::Outage(length)) => {
                 let until = Instant::now() + length;
                 stage.state().outages.insert(self.side.as_str(), until);
+                stage.behave("unreachable".to_owned());
                 return Err(Error::new(ErrorKind::Unavailable, "the platform cannot be reached"));
             }
             _ => {}
@@ -302,7 +387,10 @@ impl Seen {
             stage.check(&what).await;
         }
         match mishap {
-            Some(Mishap::LostAnswer) => Err(lost()),
+            Some(Mishap::LostAnswer) => {
+                stage.behave("lost".to_owned());
+                Err(lost())
+            }
             Some(Mishap::Slow(by)) => {
                 tokio::time::sleep(by).await;
                 answer
@@ -319,10 +407,12 @@ impl Seen {
         T: Send + 'static,
     {
         let stage = Arc::clone(&self.stage);
+        stage.behave("no answer".to_owned());
         tokio::spawn(async move {
             tokio::time::sleep(by).await;
-            let _ = call(platform).await;
+            let done = call(platform).await.is_ok();
             stage.state().story.push(format!("late: {what}"));
+            stage.behave(format!("late: {what}: {done}"));
             stage.check(&format!("a late {what}")).await;
         });
     }
@@ -379,8 +469,24 @@ impl InstanceOrchestrator for Seen {
     }
 
     async fn get(&self, id: InstanceId) -> Result<Instance> {
-        self.call("get", true, move |platform| async move { platform.get(id).await })
-            .await
+        let answer = self
+            .call("get", true, move |platform| async move { platform.get(id).await })
+            .await;
+        match &answer {
+            Ok(seen) => {
+                let facts = &seen.facts;
+                let live = facts.any_live();
+                self.stage.behave(format!(
+                    "{} {} {:?} {live} {}",
+                    seen.status, facts.desired, facts.hold, seen.spec.image
+                ));
+                if facts.desired == 0 && !live {
+                    self.stage.saw_closed(self.side);
+                }
+            }
+            Err(error) => self.stage.behave(error.kind().to_string()),
+        }
+        answer
     }
 
     fn list(&self, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
@@ -435,8 +541,26 @@ impl Journal for SeenJournal {
     }
 
     async fn append(&self, entry: &Entry, after: &Record) -> Result<()> {
+        if let Event::StepEnded {
+            step: Step::Committed,
+            signal: Signal::Rollback,
+            ..
+        } = &entry.event
+        {
+            let unseen = self.stage.unseen_deed(Side::Target).is_some();
+            let image = |instance: Option<Instance>| instance.map(|instance| instance.spec.image);
+            let on_source = image(self.stage.observe(Side::Source).await);
+            let differs = on_source != image(self.stage.observe(Side::Target).await);
+            let mut state = self.stage.state();
+            if state.changed && differs && !state.lose_changes && !unseen {
+                state
+                    .broken
+                    .push("what was changed since the commit is lost without a word".to_owned());
+            }
+        }
+        self.stage.state().committed |= after.step == Step::Committed;
         let arrived = match (after.step, &entry.event) {
-            (Step::AwaitSource, Event::Up) => Some(Side::Source),
+            (Step::RestoreRoute, Event::StepEnded { .. }) => Some(Side::Source),
             (Step::Committed, _) => Some(Side::Target),
             _ => None,
         };
@@ -467,5 +591,61 @@ impl Journal for SeenJournal {
             }
             _ => self.inner.append(entry, after).await,
         }
+    }
+}
+
+/// The hooks as the migration sees them: each call is a point.
+#[derive(Debug)]
+pub(super) struct Hooks(pub(super) Arc<Stage>);
+
+impl Hooks {
+    /// `done` is what the call does, if it gets there.
+    async fn call(&self, what: &str, done: impl FnOnce(&mut State) + Send) -> Result<()> {
+        let stage = &self.0;
+        let failed = || Err(Error::new(ErrorKind::Unavailable, "the hook fails"));
+        match stage.arrive(what).await {
+            Some(Mishap::CrashBefore) => die(stage).await,
+            Some(Mishap::CrashAfter | Mishap::CrashAndLate(_)) => {
+                done(&mut stage.state());
+                die(stage).await
+            }
+            Some(Mishap::Fails | Mishap::Refused | Mishap::Late(_) | Mishap::Outage(_)) => {
+                stage.behave("fails".to_owned());
+                failed()
+            }
+            Some(Mishap::LostAnswer) => {
+                done(&mut stage.state());
+                stage.behave("fails".to_owned());
+                failed()
+            }
+            Some(Mishap::Slow(by)) => {
+                tokio::time::sleep(by).await;
+                stage.behave("slow".to_owned());
+                done(&mut stage.state());
+                Ok(())
+            }
+            _ => {
+                done(&mut stage.state());
+                Ok(())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Probe for Hooks {
+    async fn probe(&self, _instance: &Instance) -> Result<()> {
+        self.call("the probe", |_| {}).await
+    }
+}
+
+#[async_trait]
+impl RouteSwitch for Hooks {
+    async fn switch(&self, _instance: &Instance, to: Side) -> Result<()> {
+        let target = to == Side::Target;
+        self.call(&format!("visitors to the {to}"), |state| {
+            state.routed_to_target = target
+        })
+        .await
     }
 }

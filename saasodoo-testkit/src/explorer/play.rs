@@ -1,6 +1,8 @@
 //! One schedule, from its beginning to the end that it must have.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,12 +10,12 @@ use saasodoo_core::migration::Side;
 use saasodoo_core::migration::{
     Clock, Control, Force, Journal, KnownSecrets, MemoryJournal, MigrationConfig, Migrator, Record, Step, Tenancy,
 };
-use saasodoo_core::{BackendKind, DynOrchestrator, InstanceOrchestratorExt, InstanceStatus, Result};
+use saasodoo_core::{BackendKind, DynOrchestrator, Error, ErrorKind, InstanceOrchestratorExt, InstanceStatus, Result};
 
-use super::intercept::{Seen, SeenJournal, Stage};
+use super::intercept::{Hooks, Seen, SeenJournal, Stage};
 use super::schedule::{Deed, Mishap, Schedule, Story};
 use crate::fixtures;
-use crate::memory::{MemoryOrchestrator, Trouble, Violation};
+use crate::memory::{MemoryOrchestrator, Trouble};
 
 const ROOT: &str = "/mnt/cephfs/odoo_instances";
 /// A file that the tenant had before.
@@ -31,6 +33,9 @@ pub struct Outcome {
     pub points: u32,
     /// How often it was resumed.
     pub resumes: u32,
+    /// What happened and what the migration saw, as a number: schedules with the same one are the same schedule under
+    /// two names.
+    pub behaviour: u64,
     /// What must not be and was. Empty: all is well.
     pub broken: Vec<String>,
     /// What happened, point by point.
@@ -78,21 +83,25 @@ pub async fn play(schedule: &Schedule, fence_is_broken: bool) -> Outcome {
         clock: Clock::tokio(Timestamp::UNIX_EPOCH),
         fence_is_broken,
         stage,
+        after_commit: AtomicBool::new(false),
     };
     let (record, resumes) = play.to_rest().await;
-    play.end_troubles();
+    play.stage.end_troubles();
     // Whatever is still on its way arrives, and the operator looks once more.
     tokio::time::sleep(Duration::from_secs(400)).await;
     let record = match record {
         Some(record) => play.look_again(record).await,
         None => None,
     };
-    play.end_troubles();
+    play.stage.end_troubles();
     tokio::time::sleep(Duration::from_secs(60)).await;
     play.check_the_end(record.as_ref()).await;
     play.check_the_data(&location);
     let mut state = play.stage.state();
+    let mut behaviour = DefaultHasher::new();
+    (schedule.story, &state.behaviour).hash(&mut behaviour);
     Outcome {
+        behaviour: behaviour.finish(),
         step: record.map(|record| record.step),
         points: state.point,
         resumes,
@@ -107,6 +116,8 @@ struct Play<'a> {
     journal: Arc<dyn Journal>,
     clock: Clock,
     fence_is_broken: bool,
+    /// What happens after the commit has happened.
+    after_commit: AtomicBool,
 }
 
 impl Play<'_> {
@@ -135,6 +146,8 @@ impl Play<'_> {
             .data_root(ROOT)
             .secrets(Arc::new(KnownSecrets::of([self.stage.spec.clone()])))
             .clock(self.clock.clone())
+            .probe(Arc::new(Hooks(Arc::clone(&self.stage))))
+            .route(Arc::new(Hooks(Arc::clone(&self.stage))))
             .config(config);
         #[cfg(debug_assertions)]
         let builder = if self.fence_is_broken {
@@ -146,13 +159,21 @@ impl Play<'_> {
     }
 
     /// One life of the process: `None` when it dies.
-    async fn live(&self, control: &Control) -> Option<Result<Record>> {
+    async fn live(&self, force: Force, control: &Control) -> Option<Result<Record>> {
         let migrator = self.migrator();
         let id = self.stage.id();
         let work = async {
-            let record = migrator.migrate(id, Force::none(), control).await?;
+            let record = migrator.migrate(id, force, control).await?;
             match (self.schedule.story, record.step) {
-                (Story::TakenBack, Step::Committed) => migrator.rollback(id).await,
+                (story, Step::Committed) if story.is_taken_back() => {
+                    if let Some(deed) = story.after_commit()
+                        && !self.after_commit.swap(true, Ordering::SeqCst)
+                    {
+                        self.stage.compete(Side::Target, deed).await;
+                        tokio::time::sleep(Duration::from_secs(30)).await;
+                    }
+                    migrator.rollback_with(id, force).await
+                }
                 (Story::Finishes, Step::Committed | Step::RemoveSource) => migrator.finish(id, true).await,
                 _ => Ok(record),
             }
@@ -166,6 +187,7 @@ impl Play<'_> {
 
     /// Runs, and resumes what died or stopped, until the migration rests.
     async fn to_rest(&self) -> (Option<Record>, u32) {
+        let mut force = Force::none();
         for resumes in 0..RESUMES {
             let control = Control::new();
             if self.schedule.story == Story::Aborted {
@@ -175,7 +197,7 @@ impl Play<'_> {
                     given_up.abort();
                 });
             }
-            match self.live(&control).await {
+            match self.live(force, &control).await {
                 Some(Ok(record)) if record.step.is_rest() && !self.wants_more(&record) => {
                     return (Some(record), resumes);
                 }
@@ -183,7 +205,8 @@ impl Play<'_> {
                     self.stage.state().story.push(format!("stopped: {error}"));
                     // The operator sees to the platforms before trying again.
                     tokio::time::sleep(Duration::from_secs(60)).await;
-                    self.end_troubles();
+                    self.stage.end_troubles();
+                    force = self.accept(&error).await;
                 }
                 Some(Ok(_)) => {}
                 None => {
@@ -199,18 +222,32 @@ impl Play<'_> {
         (None, RESUMES)
     }
 
-    fn end_troubles(&self) {
+    /// What an operator accepts who has looked at both platforms.
+    async fn accept(&self, error: &Error) -> Force {
+        let mut force = Force::none();
         for side in [Side::Source, Side::Target] {
-            self.stage.side(side).clear(self.stage.id());
+            if self.stage.observe(side).await.is_none() {
+                force = force.accept_absent(side);
+            }
         }
+        let text = error.to_string();
+        if text.contains("has opened the instance since the commit") {
+            // Two writers, by somebody's order: one of them goes.
+            drop(self.stage.source.suspend(self.stage.id()).await);
+        } else if error.kind() == ErrorKind::Conflict && text.contains("since the commit") {
+            force = force.lose_changes();
+            self.stage.state().lose_changes = true;
+        }
+        force
     }
 
     fn wants_more(&self, record: &Record) -> bool {
-        record.step == Step::Committed && matches!(self.schedule.story, Story::TakenBack | Story::Finishes)
+        let story = self.schedule.story;
+        record.step == Step::Committed && (story.is_taken_back() || story == Story::Finishes)
     }
 
     async fn look_again(&self, record: Record) -> Option<Record> {
-        match self.live(&Control::new()).await {
+        match self.live(Force::none(), &Control::new()).await {
             Some(Ok(record)) => Some(record),
             _ => Some(record),
         }
@@ -231,16 +268,23 @@ impl Play<'_> {
         let away = home.other();
         let mut broken = Vec::new();
         // What somebody else did when nobody looked any more is theirs.
-        let away_is_theirs = stage.unseen_deed(away).is_some() || stage.did(away, Deed::CreateOther);
+        let untouched = home == Side::Source && !record.source_touched;
+        let running = (record.inventory.as_ref()).is_some_and(|inventory| inventory.tenancy == Tenancy::Running);
+        // So is a tenant that runs nowhere else and that they have opened there.
+        let away_is_theirs = stage.unseen_deed(away).is_some()
+            || stage.did(away, Deed::CreateOther)
+            || (!running && stage.is_opened_by_others(away));
         if stage.is_open(away).await && !away_is_theirs {
             broken.push(format!("it is {}, and the {away} is open", record.step));
         }
-        let untouched = home == Side::Source && !record.source_touched;
-        let running = (record.inventory.as_ref()).is_some_and(|inventory| inventory.tenancy == Tenancy::Running);
         // A tenant that shall not run may be started by somebody else where it is at home.
         let deeds_at_home = stage.unseen_deed(home).is_some()
             || stage.deed_after_arrival(home)
             || ((untouched || !running) && mishap_on(self.schedule, home));
+        // Visitors are sent where the tenant is, unless it has moved nowhere.
+        if running && record.source_touched && stage.visitors_at() != home {
+            broken.push(format!("it is {}, and visitors go to the {away}", record.step));
+        }
         let wanted = match record.inventory.as_ref().map(|inventory| inventory.tenancy) {
             Some(Tenancy::Running) => Some(InstanceStatus::Running),
             Some(Tenancy::Stopped) => Some(InstanceStatus::Stopped),
@@ -278,12 +322,7 @@ impl Play<'_> {
             Ok(Some(content)) if content == b"42" => {}
             other => broken.push(format!("the data is not what it was: {other:?}")),
         }
-        for violation in stage.source.violations() {
-            let theirs = matches!(violation, Violation::TwoWriters { .. }) && stage.somebody_opened();
-            if !theirs {
-                broken.push(violation.to_string());
-            }
-        }
+        stage.judge_violations();
         stage.state().broken.extend(broken);
     }
 }
@@ -293,5 +332,6 @@ fn mishap_on(schedule: &Schedule, side: Side) -> bool {
     schedule
         .mishaps
         .iter()
-        .any(|planned| matches!(planned.mishap, Mishap::Competitor(on, _) if on == side))
+        .any(|planned| matches!(planned.mishap, Mishap::Competitor(on, _) | Mishap::NotFound(on) if on == side))
+        || (side == Side::Target && schedule.story.after_commit().is_some())
 }

@@ -24,10 +24,12 @@ pub enum Deed {
     Delete,
     /// Creates an instance of the same id with another spec, where there is none.
     CreateOther,
+    /// Gives the instance another image.
+    Change,
 }
 
 impl Deed {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Start,
         Self::Resume,
         Self::ForceStart,
@@ -35,6 +37,7 @@ impl Deed {
         Self::Suspend,
         Self::Delete,
         Self::CreateOther,
+        Self::Change,
     ];
 }
 
@@ -68,6 +71,9 @@ pub enum Mishap {
     Unready(Side),
     /// From then on the instance's process ends as soon as it starts.
     CrashLoop(Side),
+    /// From then on until the operator has looked the instance is not found on that side, and goes on running: what
+    /// answers is another cluster, namespace or daemon.
+    NotFound(Side),
 }
 
 impl Mishap {
@@ -92,7 +98,12 @@ impl Mishap {
         ];
         for side in [Side::Source, Side::Target] {
             all.extend(Deed::ALL.map(|deed| Self::Competitor(side, deed)));
-            all.extend([Self::NodeLost(side), Self::Unready(side), Self::CrashLoop(side)]);
+            all.extend([
+                Self::NodeLost(side),
+                Self::Unready(side),
+                Self::CrashLoop(side),
+                Self::NotFound(side),
+            ]);
         }
         all
     }
@@ -105,8 +116,8 @@ impl Mishap {
     }
 }
 
-/// A mishap at a point. Points are counted from 1: each call that the migration makes on a platform and each entry
-/// that it appends to its journal, in the order in which they begin, over all resumptions.
+/// A mishap at a point. Points are counted from 1: each call that the migration makes on a platform or a hook and each
+/// entry that it appends to its journal, in the order in which they begin, over all resumptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Planned {
@@ -126,6 +137,14 @@ pub enum Story {
     GoesBack,
     /// A running tenant moves, is committed, and is taken back within the window.
     TakenBack,
+    /// A running tenant moves, gets another image on the target, and is taken back.
+    ChangedAndTakenBack,
+    /// A running tenant moves, is stopped on the target, and is taken back.
+    StoppedAndTakenBack,
+    /// A running tenant moves, is suspended by billing on the target, and is taken back.
+    SuspendedAndTakenBack,
+    /// A running tenant moves, its objects on the target are deleted, and it is taken back.
+    DeletedAndTakenBack,
     /// A running tenant moves, and the source is removed.
     Finishes,
     /// A tenant that is stopped moves.
@@ -138,15 +157,34 @@ pub enum Story {
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Moves,
         Self::GoesBack,
         Self::TakenBack,
+        Self::ChangedAndTakenBack,
+        Self::StoppedAndTakenBack,
+        Self::SuspendedAndTakenBack,
+        Self::DeletedAndTakenBack,
         Self::Finishes,
         Self::Stopped,
         Self::Suspended,
         Self::Aborted,
     ];
+
+    /// What happens on the target between the commit and the way back.
+    pub(super) fn after_commit(self) -> Option<Deed> {
+        match self {
+            Self::ChangedAndTakenBack => Some(Deed::Change),
+            Self::StoppedAndTakenBack => Some(Deed::Stop),
+            Self::SuspendedAndTakenBack => Some(Deed::Suspend),
+            Self::DeletedAndTakenBack => Some(Deed::Delete),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_taken_back(self) -> bool {
+        self == Self::TakenBack || self.after_commit().is_some()
+    }
 }
 
 /// A story and what goes wrong in it.

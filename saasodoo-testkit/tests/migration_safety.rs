@@ -1,0 +1,363 @@
+//! What a migration must not do when somebody else, or the wrong platform, has a hand in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use saasodoo_core::migration::{
+    Clock, Control, DataLocator, Event, Force, KnownSecrets, MigrationConfig, Migrator, ObjectJournal, RootedData,
+    RouteSwitch, Side, Step, Wave, WaveOptions,
+};
+use saasodoo_core::{
+    CreateOptions, ErrorKind, Instance, InstanceChange, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec,
+    InstanceStatus, OperationKind, Power, Result, StorageLocation, UpdateOptions,
+};
+use saasodoo_testkit::explorer::Scenario;
+use saasodoo_testkit::fixtures;
+use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, Trouble};
+
+const ROOT: &str = "/mnt/cephfs/odoo_instances";
+
+async fn one() -> (Scenario, InstanceSpec, StorageLocation) {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let spec = scenario.specs[0].clone();
+    let instance = scenario.old.get(spec.id).await.expect("there");
+    let location = instance.storage.location.expect("a location");
+    scenario.old.write_file(&location, "before", "1").expect("written");
+    (scenario, spec, location)
+}
+
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+fn quick() -> MigrationConfig {
+    let mut config = MigrationConfig::default();
+    config.bake = Duration::from_secs(10);
+    config
+}
+
+fn on_objects(scenario: &Scenario) -> Migrator {
+    let side = |memory: &MemoryOrchestrator| Arc::new(memory.clone());
+    let locator = Arc::new(RootedData::under(ROOT));
+    let journal = ObjectJournal::new(side(&scenario.old), side(&scenario.new), locator);
+    scenario.migrator().config(quick()).journal(Arc::new(journal)).build()
+}
+
+/// What answers on another cluster or in another namespace is no proof that nothing runs.
+#[tokio::test(start_paused = true)]
+async fn absence_is_no_fence() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    migrator
+        .migrate(spec.id, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    let elsewhere = MemoryOrchestrator::builder()
+        .posing_as(saasodoo_core::BackendKind::Kubernetes)
+        .sharing_data_with(&scenario.old)
+        .build();
+    let between = |target: &MemoryOrchestrator| {
+        Migrator::builder(Arc::new(scenario.old.clone()), Arc::new(target.clone()))
+            .journal(Arc::clone(&scenario.journal))
+            .data_root(ROOT)
+            .secrets(Arc::new(KnownSecrets::of([spec.clone()])))
+            .clock(Clock::tokio(jiff::Timestamp::now()))
+            .config(quick())
+    };
+    let lost = between(&elsewhere).build();
+    let error = lost.rollback(spec.id).await.expect_err("it may run elsewhere");
+    assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+    let named = between(&elsewhere).identities("swarm a", "cluster b").build();
+    let error = named.rollback(spec.id).await.expect_err("another platform");
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    let up = InstanceStatus::Running;
+    assert_eq!(scenario.new.status(spec.id).await.expect("read"), up);
+    assert_eq!(
+        scenario.old.status(spec.id).await.expect("read"),
+        InstanceStatus::Paused
+    );
+
+    // Half-way back, too.
+    scenario.new.cause(spec.id, Trouble::NodeLost);
+    migrator.rollback(spec.id).await.expect_err("the node is lost");
+    let error = lost.resume(spec.id, &Control::new()).await.expect_err("elsewhere");
+    assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+    scenario.new.clear(spec.id);
+    pass(10).await;
+
+    // Really deleted, as an operator has seen.
+    scenario
+        .new
+        .delete(spec.id, saasodoo_core::DeleteOptions::retain())
+        .await
+        .expect("deleted");
+    let error = migrator.resume(spec.id, &Control::new()).await.expect_err("gone");
+    assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+    let wrong_side = Force::none().accept_absent(Side::Source);
+    migrator
+        .resume_with(spec.id, wrong_side, &Control::new())
+        .await
+        .expect_err("it is the target that is gone");
+    let force = Force::none().accept_absent(Side::Target);
+    let record = migrator
+        .resume_with(spec.id, force, &Control::new())
+        .await
+        .expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    assert_eq!(scenario.old.status(spec.id).await.expect("read"), up);
+    assert_eq!(scenario.old.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_loses_no_change_and_starts_nobody_who_was_stopped() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    migrator
+        .migrate(spec.id, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    let change = InstanceChange::new().image("saasodoo/odoo-stub:18".parse().expect("an image"));
+    let changed = scenario.new.update(spec.id, &change, UpdateOptions::new()).await;
+    changed.expect("updated");
+    pass(30).await;
+    let error = migrator.rollback(spec.id).await.expect_err("18 would come back as 17");
+    assert_eq!(
+        (error.kind(), error.conflicts()),
+        (
+            ErrorKind::Conflict,
+            &["image".to_owned(), "odoo_version".to_owned()][..]
+        )
+    );
+    assert_eq!(
+        scenario.new.status(spec.id).await.expect("read"),
+        InstanceStatus::Running
+    );
+    // The same on the source, which is suspended, and nothing is lost.
+    let changed = scenario.old.update(spec.id, &change, UpdateOptions::new()).await;
+    changed.expect("updated");
+    let record = migrator.rollback(spec.id).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    let home = scenario.old.get(spec.id).await.expect("home");
+    assert_eq!(
+        (home.status, home.spec.image.tag()),
+        (InstanceStatus::Running, Some("18"))
+    );
+
+    for (power, status) in [
+        (Power::Stop, InstanceStatus::Stopped),
+        (Power::Suspend, InstanceStatus::Paused),
+    ] {
+        let (scenario, spec, _) = one().await;
+        let migrator = scenario.migrator().config(quick()).build();
+        migrator
+            .migrate(spec.id, Force::none(), &Control::new())
+            .await
+            .expect("moved");
+        scenario.new.set_power(spec.id, power).await.expect("done");
+        pass(30).await;
+        scenario.old.forget_calls();
+        let record = migrator.rollback(spec.id).await.expect("back");
+        assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 1));
+        assert_eq!(scenario.old.status(spec.id).await.expect("read"), status);
+        let started = scenario.old.calls().iter().any(|call| call.power == Some(Power::Start));
+        assert!(!started);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_taken_back_by_hand_is_left_alone() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    migrator
+        .migrate(spec.id, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    scenario.new.suspend(spec.id).await.expect("suspended");
+    pass(30).await;
+    scenario.old.resume(spec.id).await.expect("resumed");
+    scenario.old.start(spec.id).await.expect("started");
+    pass(30).await;
+    let error = migrator.finish(spec.id, true).await.expect_err("it lives there");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let record = migrator
+        .migrate(spec.id, Force::none(), &Control::new())
+        .await
+        .expect("a look");
+    assert_eq!(record.step, Step::Committed);
+    let up = InstanceStatus::Running;
+    assert_eq!(scenario.old.status(spec.id).await.expect("read"), up);
+    let record = migrator.rollback(spec.id).await.expect("as it is");
+    assert_eq!(record.step, Step::RolledBack);
+    assert_eq!(scenario.old.status(spec.id).await.expect("read"), up);
+    assert_eq!(scenario.old.violations(), []);
+}
+
+/// Makes reads of the memory fail, from this one after the beginning of a step on.
+fn unreadable_from(migrator: &Migrator, memory: &MemoryOrchestrator, step: Step, first: u32) {
+    let (mut progress, memory) = (migrator.progress(), memory.clone());
+    tokio::spawn(async move {
+        while let Some(progress) = progress.next().await {
+            if progress.event == (Event::StepBegan { step }) {
+                let fails =
+                    |plan: FaultPlan, nth| plan.on(OperationKind::Get, nth, Fault::Fail(ErrorKind::Unavailable));
+                memory.plan_faults((first..1000).fold(FaultPlan::new(), fails));
+            }
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_cannot_be_read_at_the_commit_takes_nobody_down() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    // The bake takes a failed read of the source for no news; the commit does not.
+    unreadable_from(&migrator, &scenario.old, Step::Bake, 1);
+    migrator
+        .migrate(spec.id, Force::none(), &Control::new())
+        .await
+        .expect_err("it cannot be seen");
+    let record = migrator.status(spec.id).await.expect("read").expect("known");
+    assert_eq!((record.step, record.is_down()), (Step::Commit, false));
+    assert_eq!(
+        scenario.new.status(spec.id).await.expect("read"),
+        InstanceStatus::Running
+    );
+    scenario.old.plan_faults(FaultPlan::new());
+    let record = scenario.migrator().config(quick()).build();
+    let record = record.resume(spec.id, &Control::new()).await.expect("goes on");
+    assert_eq!(record.step, Step::Committed);
+}
+
+/// A tenant that was never asked to stop was never down.
+#[tokio::test(start_paused = true)]
+async fn an_outage_begins_with_the_suspension() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    // Between the comparison with the inventory and the suspension.
+    unreadable_from(&migrator, &scenario.old, Step::HoldTarget, 2);
+    let record = migrator
+        .migrate(spec.id, Force::none(), &Control::new())
+        .await
+        .expect("it goes back");
+    assert_eq!(record.failure.map(|failure| failure.step), Some(Step::StopSource));
+    assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 0));
+}
+
+/// Sends visitors slowly.
+#[derive(Debug)]
+struct SlowRoute;
+
+#[async_trait]
+impl RouteSwitch for SlowRoute {
+    async fn switch(&self, _instance: &Instance, _to: Side) -> Result<()> {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        Ok(())
+    }
+}
+
+/// Until visitors are sent to the source they find nobody.
+#[tokio::test(start_paused = true)]
+async fn on_the_way_back_an_outage_ends_with_the_route() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).route(Arc::new(SlowRoute)).build();
+    let control = Control::new();
+    migrator.migrate(spec.id, Force::none(), &control).await.expect("moved");
+    let record = migrator.rollback(spec.id).await.expect("back");
+    let ready = record.history.iter().find(|run| run.step == Step::AwaitSource);
+    let ready = ready.and_then(|run| run.ended).expect("it was ready");
+    let up = record.outages.last().and_then(|outage| outage.to).expect("it is up");
+    assert!(up.duration_since(ready).as_secs() >= 20, "{:?}", record.outages);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_at_rest_before_says_nothing_about_a_wave() {
+    let scenario = Scenario::with_fleet(20).await.expect("a fleet");
+    let ids = scenario.ids();
+    let migrator = scenario.migrator().config(quick()).build();
+    let mut options = WaveOptions::default();
+    options.concurrency = 1;
+    options.least_sample = 3;
+    options.stop_at_failure_rate = 0.5;
+    let first = Wave::new(&migrator, options.clone())
+        .run(&ids[..10], &Control::new())
+        .await;
+    assert_eq!(first.expect("a wave").committed.len(), 10);
+    for id in &ids[10..] {
+        scenario.new.cause(*id, Trouble::CrashLoop { exit_code: 1 });
+    }
+    let summary = Wave::new(&migrator, options)
+        .run(&ids, &Control::new())
+        .await
+        .expect("a wave");
+    assert!(summary.stopped, "{summary}");
+    assert_eq!(
+        (summary.rolled_back.len(), summary.not_begun.len()),
+        (3, 7),
+        "{summary}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_finds_names_and_directories_that_are_taken() {
+    let scenario = Scenario::with_fleet(2).await.expect("a fleet");
+    let tenant = scenario.old.get(scenario.specs[0].id).await.expect("there");
+    let location = tenant.storage.location.expect("a location").to_string();
+    let directory = location.rsplit('/').next().expect("a name").parse().expect("a path");
+    let adopting = CreateOptions::new()
+        .with_data(saasodoo_core::DataPolicy::AdoptDirectory(directory))
+        .stopped();
+    let squatter = fixtures::spec("squatter");
+    scenario.new.create(&squatter, adopting).await.expect("created");
+    let plan = scenario
+        .migrator()
+        .build()
+        .dry_run(&scenario.ids(), Force::none(), 2)
+        .await;
+    let plan = plan.expect("a plan");
+    let [clash] = &plan.clashes[..] else { panic!("{plan}") };
+    assert_eq!(clash.what, "data");
+    assert_eq!(clash.instances.len(), 2);
+    assert!(clash.instances.contains(&squatter.id) && clash.instances.contains(&scenario.specs[0].id));
+}
+
+/// A label that somebody has removed leaves a migration of which not enough is known, and not none.
+#[tokio::test(start_paused = true)]
+async fn torn_labels_are_no_empty_journal() {
+    let (scenario, spec, _) = one().await;
+    let migrator = on_objects(&scenario);
+    migrator
+        .migrate(spec.id, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    let torn = InstanceChange::new().unset_label("migration.saasodoo.io/run".parse().expect("a key"));
+    let done = scenario.old.update(spec.id, &torn, UpdateOptions::new()).await;
+    done.expect("updated");
+    let error = on_objects(&scenario).status(spec.id).await.expect_err("torn");
+    assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+}
+
+/// A claim that was made by adopting a directory says which; of any other one it is not known.
+#[tokio::test(start_paused = true)]
+async fn a_claim_says_on_which_directory_it_stands() {
+    let (scenario, spec, _) = one().await;
+    let mut instance = scenario.old.get(spec.id).await.expect("there");
+    let locator = RootedData::under(ROOT).also_under("/volumes/odoo");
+    let mut on = |directory: Option<&str>| {
+        instance.storage.location = Some(StorageLocation::Claim {
+            namespace: "tenants".to_owned(),
+            name: "data".to_owned(),
+            volume: None,
+            directory: directory.map(ToOwned::to_owned),
+        });
+        locator.locate(&instance).map(|path| path.to_string())
+    };
+    let absolute = format!("{ROOT}/odoo_data_acme");
+    for directory in [absolute.as_str(), "/volumes/odoo/odoo_data_acme", "odoo_data_acme"] {
+        assert_eq!(on(Some(directory)).expect("located"), "odoo_data_acme");
+    }
+    for nowhere in [Some("/elsewhere/odoo_data_acme"), Some("../odoo_data_acme"), None] {
+        on(nowhere).expect_err("not under the root");
+    }
+}
