@@ -179,7 +179,8 @@ pub enum StorageLocation {
         name: String,
         /// The bound PersistentVolume.
         volume: Option<String>,
-        /// The directory of the platform's file system that a static volume points to, when this library adopted one.
+        /// The directory that a static volume points to, when this library adopted one: as it was given to
+        /// [`DataPolicy::AdoptDirectory`](crate::DataPolicy::AdoptDirectory), below the root of the configuration.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         directory: Option<String>,
     },

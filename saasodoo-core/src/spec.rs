@@ -234,7 +234,8 @@ pub struct Scheduling {
     pub tolerations: BTreeSet<LabelKey>,
     /// The priority class. Kubernetes only.
     pub priority_class: Option<ObjectName>,
-    /// How long Odoo may take to stop before it is killed, 1 to 600 s. Default: 60 s; Docker's own default is 10 s.
+    /// How long Odoo may take to stop before it is killed, 1 to 600 s. Default: 45 s, below the minute
+    /// after which Swarm starts the next process whether this one has ended or not; Docker's own default is 10 s.
     /// [`Deadlines::termination`](crate::Deadlines::termination) should be longer, or a deletion ends with a timeout
     /// while the process still stops.
     pub stop_grace_seconds: u16,
@@ -246,7 +247,7 @@ impl Default for Scheduling {
             node_selector: BTreeMap::new(),
             tolerations: BTreeSet::new(),
             priority_class: None,
-            stop_grace_seconds: 60,
+            stop_grace_seconds: 45,
         }
     }
 }

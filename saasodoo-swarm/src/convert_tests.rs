@@ -89,7 +89,7 @@ fn the_body_is_todays_and_more() {
     // The improvements.
     assert_eq!(body["TaskTemplate"]["RestartPolicy"]["Delay"], 5_000_000_000_u64);
     assert_eq!(body["UpdateConfig"]["Order"], "stop-first");
-    assert_eq!(container["StopGracePeriod"], 60_000_000_000_u64);
+    assert_eq!(container["StopGracePeriod"], 45_000_000_000_u64);
     assert_eq!(container["Healthcheck"]["Retries"], 3);
 }
 
