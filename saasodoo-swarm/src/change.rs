@@ -229,6 +229,10 @@ impl Inner {
         let Err(error) = self.free(id, &change.after).await else {
             return Ok(());
         };
+        // A look that failed says nothing about the hosts: the change is made, whole.
+        if error.kind() != ErrorKind::Conflict {
+            return Err(error.with_retry(saasodoo_core::Retry::OutcomeUnknown));
+        }
         let none = serde_json::Map::new();
         let labels = |body: &Value| body.get("Labels").and_then(Value::as_object).unwrap_or(&none).clone();
         let (old, new) = (labels(seen.body()), labels(&change.body));
