@@ -232,10 +232,6 @@ impl Inner {
             // Not to have seen is no clash: the change stays whole, and whoever is next sees it.
             Err(error) => return Err(error.with_retry(saasodoo_core::Retry::OutcomeUnknown)),
         };
-        // A look that failed says nothing about the hosts: the change is made, whole.
-        if error.kind() != ErrorKind::Conflict {
-            return Err(error.with_retry(saasodoo_core::Retry::OutcomeUnknown));
-        }
         let none = serde_json::Map::new();
         let labels = |body: &Value| body.get("Labels").and_then(Value::as_object).unwrap_or(&none).clone();
         let (old, new) = (labels(seen.body()), labels(&change.body));
