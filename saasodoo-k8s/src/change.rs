@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use saasodoo_core::{
     Bytes, EnsureOutcome, Ensured, Error, ErrorKind, Facts, Hold, Host, Instance, InstanceChange, InstanceId,
-    InstanceSpec, Power, RESERVED_ENVIRONMENT, Result, Retry, Transition, UpdateOptions,
+    InstanceSpec, Power, RESERVED_ENVIRONMENT, Result, Retry, Transition, UpdateOptions, decide_power,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
@@ -532,35 +532,27 @@ pub(crate) fn selector_text(deployment: &DeploymentView) -> String {
 
 /// What a change of power writes; `None` when the instance is like that already.
 fn power_patch(facts: &Facts, power: Power, stamp: &str) -> Result<Option<Value>> {
-    let suspended = facts.hold == Some(Hold::Suspended);
-    let refuse =
-        |why: &str, advice: &str| Err(Error::new(ErrorKind::NotAllowed, why.to_owned()).with_advice(advice.to_owned()));
-    let metadata = |annotations: Value| json!({ "annotations": annotations });
-    Ok(match power {
-        Power::Start | Power::Restart if suspended => return refuse("the instance is suspended", "resume it first"),
-        Power::Start | Power::Restart if facts.hold.is_some() => {
-            return refuse("the instance is held", "end the maintenance first");
-        }
-        Power::Start if facts.desired > 0 => None,
-        Power::Start => Some(json!({
-            "metadata": metadata(json!({TRANSITION: Transition::Start.as_str()})),
-            "spec": {"replicas": 1},
-        })),
-        Power::Stop if facts.desired == 0 => None,
-        Power::Stop => Some(json!({"metadata": {}, "spec": {"replicas": 0}})),
-        Power::Restart if facts.desired == 0 => return refuse("the instance is stopped", "start it instead"),
-        Power::Restart => Some(json!({
-            "metadata": metadata(json!({TRANSITION: Transition::Restart.as_str()})),
-            "spec": {"template": {"metadata": {"annotations": {RESTARTED_AT: stamp}}}},
-        })),
-        Power::Suspend if suspended && facts.desired == 0 => None,
-        Power::Suspend => Some(json!({
-            "metadata": metadata(json!({HOLD: Hold::Suspended.as_str()})),
-            "spec": {"replicas": 0},
-        })),
-        Power::Resume if !suspended => None,
-        Power::Resume => Some(json!({"metadata": metadata(json!({HOLD: null}))})),
-    })
+    let Some(change) = decide_power(facts, power)? else {
+        return Ok(None);
+    };
+    let mut annotations = Map::new();
+    if let Some(transition) = change.transition {
+        annotations.insert(TRANSITION.to_owned(), json!(transition.as_str()));
+    }
+    if change.hold != facts.hold {
+        annotations.insert(HOLD.to_owned(), json!(change.hold.map(Hold::as_str)));
+    }
+    let mut patch = json!({"metadata": {}});
+    if !annotations.is_empty() {
+        patch["metadata"]["annotations"] = Value::Object(annotations);
+    }
+    if change.desired != facts.desired {
+        patch["spec"]["replicas"] = json!(change.desired);
+    }
+    if power == Power::Restart {
+        patch["spec"]["template"]["metadata"]["annotations"][RESTARTED_AT] = json!(stamp);
+    }
+    Ok(Some(patch))
 }
 
 fn deployment_patch(live: &Live, changes: &Changes) -> Value {

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use saasodoo_core::{BackendKind, Error, ErrorKind, Hold, Instance, InstanceId, Power, Result, Retry};
+use saasodoo_core::{
+    BackendKind, Error, ErrorKind, Facts, Hold, Instance, InstanceId, Power, Result, Retry, decide_power,
+};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -193,19 +195,18 @@ pub(crate) fn powered(seen: &Seen, power: Power) -> Result<Option<Value>> {
         .ok_or_else(|| Error::unsupported("mode", "the service is not replicated, so it cannot be stopped"))?;
     let hold = facts::hold_of(&seen.service);
     let interrupted = convert::restarting(seen.body());
-    let refuse =
-        |why: &str, advice: &str| Err(Error::new(ErrorKind::NotAllowed, why.to_owned()).with_advice(advice.to_owned()));
+    // A restart that was interrupted half way goes on.
+    let desired = if power == Power::Restart {
+        interrupted.map_or(replicas, |before| before.max(1))
+    } else {
+        replicas
+    };
+    let mut asked = Facts::new(u32::try_from(desired).unwrap_or(u32::MAX), jiff::Timestamp::UNIX_EPOCH);
+    asked.hold = hold;
+    decide_power(&asked, power)?;
     let mut body = seen.body().clone();
     match power {
-        Power::Start | Power::Restart if hold == Some(Hold::Suspended) => {
-            return refuse("it is suspended", "resume it first");
-        }
-        Power::Start | Power::Restart if hold.is_some() => {
-            let name = facts::label_of(&seen.service, label::HOLD).unwrap_or_default();
-            return refuse(&format!("it is held: {name}"), "end the maintenance first");
-        }
         Power::Restart if replicas > 0 => convert::force_update(&mut body),
-        Power::Restart if interrupted.is_none() => return refuse("it is stopped", "start it instead"),
         // A restart that was interrupted half way is a start by now.
         Power::Start | Power::Restart => {
             if replicas == 0 {
