@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Dir, fstat};
+use rustix::fs::{AtFlags, Dir, StatxFlags, fstat, statx};
 use rustix::io::Errno;
 use saasodoo_core::{BackendKind, Error, ErrorKind, InstanceId, ObjectIdentity, Result};
 use xattr::FileExt;
@@ -91,13 +91,18 @@ pub(crate) fn inode(dir: &File, path: &Path) -> Result<u64> {
         .map_err(|error| io_error(error.into(), path, "cannot be read"))
 }
 
-/// By inode, which CephFS never gives out twice; the device's number changes with every mount.
+/// By inode, which CephFS never gives out twice, and by the time of its birth where the file system tells it: others give
+/// the inode of what was deleted to the next directory. The device's number changes with every mount.
 pub(crate) fn identity(dir: &File, path: &Path) -> Result<ObjectIdentity> {
-    Ok(ObjectIdentity::new(
-        "Directory",
-        path.to_string_lossy(),
-        inode(dir, path)?.to_string(),
-    ))
+    let inode = inode(dir, path)?;
+    let uid = match statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
+        Ok(stat) if stat.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+            format!("{inode}-{}.{:09}", stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)
+        }
+        Ok(_) | Err(Errno::NOSYS) => inode.to_string(),
+        Err(error) => return Err(io_error(error.into(), path, "cannot be read")),
+    };
+    Ok(ObjectIdentity::new("Directory", path.to_string_lossy(), uid))
 }
 
 pub(crate) fn number<T: std::str::FromStr>(dir: &File, name: &str) -> Option<T> {

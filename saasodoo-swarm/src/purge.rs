@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, re
 use rustix::io::Errno;
 use saasodoo_core::{BackendKind, Error, ErrorKind, InstanceId, ObjectIdentity, Result, Retry};
 
-use crate::directory::{PURGED, PURGING, fail, inode, io_error, mark};
+use crate::directory::{PURGED, PURGING, fail, identity, io_error, mark};
 use crate::retained::{Traces, Writer};
 use crate::storage::DataRoot;
 
@@ -93,7 +93,7 @@ impl DataRoot {
 }
 
 fn is_target(dir: &File, path: &Path, target: &ObjectIdentity) -> Result<bool> {
-    Ok(target.kind == "Directory" && inode(dir, path)?.to_string() == target.uid)
+    Ok(target.kind == "Directory" && identity(dir, path)?.uid == target.uid)
 }
 
 fn replaced(path: &Path) -> Error {

@@ -116,6 +116,30 @@ async fn a_purge_is_for_one_inode() {
 }
 
 #[tokio::test]
+async fn a_directory_with_the_inode_of_a_deleted_one_is_another() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = root(dir.path());
+    let path = dir.path().join("a");
+    let mut seen = Vec::new();
+    // Some file systems give the same inode out again at once.
+    for _ in 0..5 {
+        std::fs::create_dir(&path).expect("a directory");
+        let found = root
+            .identify(&path.to_string_lossy())
+            .await
+            .expect("read")
+            .expect("there");
+        assert!(
+            !seen.contains(&found.identity.uid),
+            "{seen:?} and again {:?}",
+            found.identity
+        );
+        seen.push(found.identity.uid);
+        std::fs::remove_dir(&path).expect("removed");
+    }
+}
+
+#[tokio::test]
 async fn a_quota_that_is_required_and_missing_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let strict = DataRoot::new(dir.path().to_owned(), QuotaPolicy::Required, Deadlines::default());
