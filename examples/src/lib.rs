@@ -114,3 +114,20 @@ pub fn init_tracing() {
         .with_writer(std::io::stderr)
         .init();
 }
+
+/// The code in the README and the book compiles.
+#[cfg(doctest)]
+mod book {
+    macro_rules! page {
+        ($name:ident, $file:literal) => {
+            #[doc = include_str!(concat!("../../", $file))]
+            mod $name {}
+        };
+    }
+    page!(readme, "README.md");
+    page!(contract, "docs/src/contract.md");
+    page!(dual_run, "docs/src/dual-run.md");
+    page!(guide, "docs/src/guide.md");
+    page!(kubernetes, "docs/src/kubernetes.md");
+    page!(testing, "docs/src/testing.md");
+}

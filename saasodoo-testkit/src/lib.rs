@@ -8,6 +8,7 @@
 //! | have valid specs at hand | [`fixtures`], and [`strategies`] for property tests |
 //! | prove that a backend of your own behaves | [`contract`] |
 //! | let everything go wrong in a migration | [`explorer`] |
+//! | talk to Kubernetes without a cluster | `fake_kubernetes`, with the feature `fake-kubernetes` |
 //! | talk to Docker without Docker | `fake_docker`, with the feature `fake-docker` |
 //!
 //! # Testing a service
