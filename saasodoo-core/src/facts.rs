@@ -347,7 +347,7 @@ pub fn derive(facts: &Facts) -> (InstanceStatus, Option<Cause>) {
                 code: unit.last_exit.as_ref().and_then(|exit| exit.code),
             }),
         ),
-        UnitPhase::Running if unit.was_ready => {
+        UnitPhase::Running if unit.was_ready && !unit.ready => {
             let message = "it answered before and does not now".to_owned();
             (InstanceStatus::Error, Some(Cause::ProbeFailing { message }))
         }

@@ -172,6 +172,27 @@ fn a_crash_loop_at_the_longest_back_off_does_not_flicker() {
 }
 
 #[test]
+fn a_process_that_answers_soon_after_a_crash_does_not_fail_its_probe() {
+    let answers = Unit {
+        ready: true,
+        was_ready: true,
+        ..restarted(1, 5, Some(4))
+    };
+    assert_eq!(
+        status(&facts(1, vec![answers.clone()])),
+        (InstanceStatus::Starting, None)
+    );
+    let no_more = Unit {
+        ready: false,
+        ..answers
+    };
+    assert_eq!(
+        status(&facts(1, vec![no_more])),
+        (InstanceStatus::Error, Some("probe_failing"))
+    );
+}
+
+#[test]
 fn old_restarts_do_not_make_a_crash_loop() {
     const WEEK: i64 = 7 * 24 * 3600;
     let unanswering = Unit {

@@ -94,6 +94,22 @@ impl Inner {
         Ok(Adoptable { claim, writers })
     }
 
+    /// Refuses what was just made when the instance has another Deployment too: whoever sees the other one withdraws.
+    pub(crate) async fn only_one(&self, id: InstanceId, made: &DeploymentView) -> Result<()> {
+        let all: Vec<DeploymentView> = self.wire.list(&DEPLOYMENT, &selector_of(id)).await?;
+        match all
+            .iter()
+            .find(|other| id_of(*other) == Some(id) && other.uid() != made.uid())
+        {
+            Some(other) => Err(Error::conflict(
+                ["id"],
+                format!("another call is making the instance as {}", other.name()),
+            )
+            .with_retry(Retry::After(None))),
+            None => Ok(()),
+        }
+    }
+
     /// Looks for a directory on a root that is mounted here too. Where it is not, the pod's mount will tell.
     async fn check_directory(&self, path: &DataPath) -> Result<()> {
         let Some(AdoptionSource::HostPath { root }) = self.config.adoption.clone() else {

@@ -25,8 +25,8 @@ use crate::create::{host_conflict, storage_missing};
 use crate::delete::leads_to;
 use crate::facts::quiet;
 use crate::names::{
-    CHANGE, CLAIM as CLAIM_ANNOTATION, HOLD, HOST_PREFIX, ODOO_VERSION, QUIET, RESTARTED_AT, STORAGE, TRANSITION,
-    VERSION, host_label,
+    CHANGE, CLAIM as CLAIM_ANNOTATION, CUSTOM_DOMAINS, HOLD, HOST_PREFIX, HOSTS, ODOO_VERSION, QUIET, RESTARTED_AT,
+    STORAGE, SUBDOMAIN, TRANSITION, VERSION, host_label,
 };
 use crate::observe::{data_claim, is_static, main_container, revision_of};
 use crate::read::{Live, is_usable};
@@ -147,8 +147,13 @@ impl Inner {
         }
         if let Some(hosts) = &changes.hosts {
             if let Some((host, owner)) = self.host_taken(hosts, id, own.as_deref()).await? {
-                self.give_back(&before, &live.deployment).await;
-                return Err(host_conflict(&host, &owner).with_retry(Retry::After(None)));
+                self.give_back(&before, &live.deployment, &pass.mark).await;
+                let error = host_conflict(&host, &owner).with_retry(Retry::After(None));
+                return Err(if changes.restarts() || changes.storage.is_some() {
+                    error.with_advice("what else was asked has been changed; choose another subdomain or custom domain")
+                } else {
+                    error
+                });
             }
             if route.stale {
                 self.write_route(&live, hosts, route.present.as_ref()).await?;
@@ -260,9 +265,9 @@ impl Inner {
 
         annotations.retain(|(key, value)| deployment.annotation(key) != value.as_deref());
         labels.retain(|(key, value)| deployment.label(key) != value.as_deref());
-        if changes.restarts() && deployment.spec.strategy.type_.as_deref() != Some("Recreate") {
-            // Somebody changed it: the new pod would start beside the old one.
-            let strategy = json!({"type": "Recreate", "rollingUpdate": null});
+        if changes.restarts()
+            && let Some(strategy) = one_after_the_other(deployment)
+        {
             changes.rollout.insert("strategy".to_owned(), strategy);
         }
         if changes.restarts() && deployment.spec.replicas != Some(0) {
@@ -407,24 +412,25 @@ impl Inner {
         self.wire.create::<Value>(&kind, &object).await.map(drop)
     }
 
-    /// Takes hosts off the Deployment again that another instance turned out to have.
-    async fn give_back(&self, before: &DeploymentView, after: &DeploymentView) {
-        let (old, new) = (&before.metadata, &after.metadata);
-        let restore = |old: &Option<std::collections::BTreeMap<String, String>>,
-                       new: &Option<std::collections::BTreeMap<String, String>>| {
-            let keys = old
-                .iter()
-                .flatten()
-                .chain(new.iter().flatten())
-                .map(|(key, _)| key.clone());
-            let value = |key: &String| old.as_ref().and_then(|old| old.get(key).cloned());
-            patch_of(keys.map(|key| (key.clone(), value(&key))))
-        };
-        let patch = json!({"metadata": {
-            "labels": restore(&old.labels, &new.labels),
-            "annotations": restore(&old.annotations, &new.annotations),
-        }});
-        if let Err(error) = self.patch_deployment(after, patch).await {
+    /// Takes hosts off the Deployment again that another instance turned out to have, and nothing else: what was changed
+    /// along with them stays changed, in the pods and in what is recorded of them.
+    async fn give_back(&self, before: &DeploymentView, after: &DeploymentView, mark: &str) {
+        let given_back = again(|| async {
+            // The controller writes to it at the same time, so it is read again.
+            let now: Option<DeploymentView> = self.wire.get(&DEPLOYMENT, after.name()).await?;
+            let ours = |now: &DeploymentView| now.uid() == after.uid() && now.annotation(CHANGE) == Some(mark);
+            let Some(now) = now.filter(ours) else {
+                return Ok(());
+            };
+            let labels = before.metadata.labels.iter().chain(&now.metadata.labels).flatten();
+            let labels = labels.filter(|(key, _)| key.starts_with(HOST_PREFIX));
+            let labels = labels.map(|(key, _)| (key.clone(), before.label(key).map(str::to_owned)));
+            let annotations = [HOSTS, SUBDOMAIN, CUSTOM_DOMAINS];
+            let annotations = annotations.map(|key| (key.to_owned(), before.annotation(key).map(str::to_owned)));
+            let patch = json!({"metadata": {"labels": patch_of(labels), "annotations": patch_of(annotations)}});
+            self.patch_deployment(&now, patch).await.map(drop)
+        });
+        if let Err(error) = given_back.await {
             tracing::error!(name = after.name(), %error, "hosts were not given back");
         }
     }
@@ -478,7 +484,12 @@ impl Inner {
         if power == Power::Restart && done.is_some_and(|done| done == stamp) {
             return Ok(None);
         }
-        let patch = power_patch(&self.instance(live).facts, power, stamp)?;
+        let mut patch = power_patch(&self.instance(live).facts, power, stamp)?;
+        if let (Power::Restart, Some(patch)) = (power, &mut patch)
+            && let Some(strategy) = one_after_the_other(&live.deployment)
+        {
+            patch["spec"]["strategy"] = strategy;
+        }
         if patch.is_some() && matches!(power, Power::Start | Power::Restart) {
             self.needs_claim(live)?;
         }
@@ -553,6 +564,12 @@ fn power_patch(facts: &Facts, power: Power, stamp: &str) -> Result<Option<Value>
         patch["spec"]["template"]["metadata"]["annotations"][RESTARTED_AT] = json!(stamp);
     }
     Ok(Some(patch))
+}
+
+/// The strategy to write beside a new template when somebody has changed it: the new pod would start beside the old one.
+fn one_after_the_other(deployment: &DeploymentView) -> Option<Value> {
+    let changed = deployment.spec.strategy.type_.as_deref() != Some("Recreate");
+    changed.then(|| json!({"type": "Recreate", "rollingUpdate": null}))
 }
 
 fn deployment_patch(live: &Live, changes: &Changes) -> Value {

@@ -135,6 +135,11 @@ impl Inner {
         if !writers.is_empty() {
             return Err(in_use(&writers));
         }
+        if *data != Data::New {
+            // Its name is only its own: another call may have adopted the same data under another name since the look.
+            // No pod of either starts before its Secret is there.
+            self.only_one(spec.id, &deployment).await?;
+        }
         class?;
         if let Some((host, owner)) = taken? {
             return Err(host_conflict(&host, &owner));

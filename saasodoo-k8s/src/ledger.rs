@@ -126,9 +126,10 @@ impl Inner {
         }
         let limit = self.wire.deadlines.cleanup.max(ledger.ending);
         let undone = tokio::time::timeout(limit, async {
-            // The Deployment first, so that no pod uses what goes after it. It takes along what it owns.
+            // The Deployment first, so that no pod uses what goes after it. It takes along what it owns. The rest backwards:
+            // a volume does not go while its claim is there.
             let first = entries.iter().filter(|entry| entry.kind == DEPLOYMENT);
-            let rest = entries.iter().filter(|entry| entry.kind != DEPLOYMENT);
+            let rest = entries.iter().rev().filter(|entry| entry.kind != DEPLOYMENT);
             let mut left = Vec::new();
             for entry in first.chain(rest) {
                 if let Err(why) = self.undo(ledger, entry).await {

@@ -449,6 +449,36 @@ async fn a_missing_kind_or_permission_is_named_and_nothing_is_left() {
     orchestrator.get(spec.id).await.expect_err("nothing is left");
 }
 
+/// The volume of a directory is protected while its claim is there.
+#[tokio::test(start_paused = true)]
+async fn an_adoption_that_fails_takes_back_its_volume_and_leaves_the_directory() {
+    let subject = FakeSubject::new().await;
+    let fake = &subject.fake;
+    let path = subject.make_directory().await.expect("made").expect("a directory");
+    fake.deny("create", "secrets");
+    let began = tokio::time::Instant::now();
+    let options = CreateOptions::new().with_data(saasodoo_core::DataPolicy::AdoptDirectory(path.clone()));
+    let error = subject
+        .orchestrator
+        .create(&spec(), options)
+        .await
+        .expect_err("forbidden");
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(
+        subject.bed.picture().await.is_empty(),
+        "{:?}",
+        subject.bed.picture().await.keys()
+    );
+    let volumes = common::dynamic(&subject.bed.client, "", "v1", "PersistentVolume", None);
+    let left = volumes.list(&Default::default()).await.expect("a list").items;
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(
+        fake.read_file(&subject.full(&path), "marker").as_deref(),
+        Some("adopt me")
+    );
+}
+
 /// A class that waits for the first pod: a claim of an instance that never ran has no volume to grow.
 #[tokio::test(start_paused = true)]
 async fn storage_grows_once_there_is_a_volume() {

@@ -62,8 +62,11 @@ impl<O: InstanceOrchestrator> Deadlined<O> {
             ..
         } = self.deadlines;
         match operation {
-            OperationKind::Create | OperationKind::Update | OperationKind::SetPower => whole.saturating_add(cleanup),
-            OperationKind::Delete => whole.saturating_add(termination),
+            OperationKind::Create | OperationKind::Update | OperationKind::SetPower => {
+                whole.saturating_add(cleanup.max(termination))
+            }
+            // A purge sees the process end, then the claim, then the volume.
+            OperationKind::Delete => whole.saturating_add(termination.saturating_mul(3)),
             OperationKind::Get => read.saturating_mul(2),
             _ => whole,
         }
@@ -236,7 +239,7 @@ mod tests {
             .create(&spec(), CreateOptions::new())
             .await
             .expect_err("hangs");
-        assert_eq!((error.retry(), seconds(started)), (Retry::OutcomeUnknown, 180));
+        assert_eq!((error.retry(), seconds(started)), (Retry::OutcomeUnknown, 240));
 
         stub.hang_once();
         let started = Instant::now();
@@ -244,7 +247,7 @@ mod tests {
             .delete(id(), DeleteOptions::retain())
             .await
             .expect_err("hangs");
-        assert_eq!((error.retry(), seconds(started)), (Retry::OutcomeUnknown, 240));
+        assert_eq!((error.retry(), seconds(started)), (Retry::OutcomeUnknown, 480));
 
         stub.stream([Script::Hang]);
         let started = Instant::now();

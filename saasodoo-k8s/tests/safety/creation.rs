@@ -126,6 +126,32 @@ async fn what_an_earlier_deployment_owned_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_calls_that_adopt_the_same_data_under_two_names_do_not_both_run() {
+    let server = Server::new();
+    let orchestrator = orchestrator(server.client()).await;
+    orchestrator.create(&spec(), CreateOptions::new()).await.expect("made");
+    orchestrator
+        .delete(id(), DeleteOptions::retain())
+        .await
+        .expect("deleted");
+    server.edit(CLAIMS, CLAIM, |claim| {
+        claim["status"] = json!({"phase": "Bound", "capacity": {"storage": "10Gi"}});
+    });
+    let renamed = fixtures::spec_with_id("renamed", id());
+    let (own, renamed_spec) = (spec(), &renamed);
+    let adopt = || CreateOptions::new().with_data(DataPolicy::AdoptRetained);
+    server.in_rounds();
+    let (first, second) = tokio::join!(
+        orchestrator.create(&own, adopt()),
+        orchestrator.create(renamed_spec, adopt()),
+    );
+    let made = [&first, &second].into_iter().filter(|answer| answer.is_ok()).count();
+    assert!(made <= 1, "{first:?} {second:?}");
+    assert_eq!(server.names(DEPLOYMENTS).len(), made);
+    assert_eq!(server.names(CLAIMS), [CLAIM], "the data stays");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_directory_is_adopted_through_the_claim_that_has_it_whatever_its_name() {
     let server = Server::new();
     let orchestrator = orchestrator(server.client()).await;

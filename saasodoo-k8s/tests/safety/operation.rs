@@ -224,8 +224,13 @@ async fn a_changed_strategy_is_put_right_before_a_pod_is_replaced() {
         .update(id(), &change, UpdateOptions::new())
         .await
         .expect("updated");
-    let strategy = &server.get(DEPLOYMENTS, NAME).expect("stored")["spec"]["strategy"];
-    assert_eq!(*strategy, json!({"type": "Recreate"}));
+    let strategy = || server.get(DEPLOYMENTS, NAME).expect("stored")["spec"]["strategy"].clone();
+    assert_eq!(strategy(), json!({"type": "Recreate"}));
+    server.edit(DEPLOYMENTS, NAME, |deployment| {
+        deployment["spec"]["strategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}});
+    });
+    orchestrator.restart(id()).await.expect("restarted");
+    assert_eq!(strategy(), json!({"type": "Recreate"}));
 }
 
 #[tokio::test(start_paused = true)]
