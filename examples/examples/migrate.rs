@@ -251,10 +251,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Finish { ids, early } => {
             let mut results = Vec::new();
             if ids.is_empty() {
-                results = migrator.finish_due().await?;
+                results = migrator.finish_due_with(force).await?;
             }
             for id in ids {
-                results.push((id, migrator.finish(id, early).await));
+                results.push((id, migrator.finish_with(id, early, force).await));
             }
             let failed = results.iter().any(|(_, result)| result.is_err());
             for (id, result) in &results {

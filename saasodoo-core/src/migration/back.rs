@@ -282,9 +282,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) async fn remove_source(&mut self) -> StepResult {
-        self.source_is_unused().await?;
-        let target = self.look_present(Side::Target).await?;
+    /// Sees that the tenant does not need the way back just now.
+    pub(super) async fn target_is_well(&self) -> StepResult<()> {
+        let target = match self.look(Side::Target).await? {
+            Presence::Present(target) => target,
+            // Deleted through the service, as the operator has seen: that is the end of a tenant's life.
+            Presence::Absent => return self.must_not_be_absent(Side::Target),
+        };
         // One that was stopped since the commit is fine: that is a tenant's daily life.
         if target.facts.desired > 0 && target.status != InstanceStatus::Running {
             return Err(Stop::Fail(
@@ -295,6 +299,12 @@ impl Run<'_> {
                 .with_advice("see to the target first"),
             ));
         }
+        Ok(())
+    }
+
+    pub(super) async fn remove_source(&mut self) -> StepResult {
+        self.source_is_unused().await?;
+        self.target_is_well().await?;
         self.remove(Side::Source).await?;
         Ok("removed; the data stays".to_owned())
     }

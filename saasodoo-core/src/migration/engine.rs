@@ -464,7 +464,7 @@ impl Migrator {
     /// since the commit is not on the source.
     ///
     /// # Errors
-    /// `NotAllowed` when the window is over or the source is being removed: migrate the other way then. `Conflict` with
+    /// `NotAllowed` when the window is over or the source was removed: migrate the other way then. `Conflict` with
     /// the fields that were changed on the target since the commit and are not so on the source. As
     /// [`migrate`](Self::migrate).
     pub async fn rollback(&self, id: InstanceId) -> Result<Record> {
@@ -478,8 +478,9 @@ impl Migrator {
     pub async fn rollback_with(&self, id: InstanceId, force: Force) -> Result<Record> {
         let record = self.known(id).await?;
         self.same_platforms(&record)?;
-        if record.step == Step::Committed {
-            if self.window_ends(&record).is_none_or(|end| self.now() >= end) {
+        let committed = record.step == Step::Committed;
+        if committed || (record.step == Step::RemoveSource && !record.source_deleted) {
+            if committed && self.window_ends(&record).is_none_or(|end| self.now() >= end) {
                 return Err(
                     not_allowed(&record, "the rollback window is over").with_advice("migrate it the other way instead")
                 );
@@ -510,13 +511,22 @@ impl Migrator {
     /// `early` is set.
     ///
     /// # Errors
-    /// `NotAllowed` before its time; `Conflict` when somebody has opened the source since the commit; as
-    /// [`migrate`](Self::migrate).
+    /// `NotAllowed` before its time, or while the target is not well; `Conflict` when somebody has opened the source
+    /// since the commit; `MissingPrerequisite` when the target does not have it any more; as [`migrate`](Self::migrate).
     pub async fn finish(&self, id: InstanceId, early: bool) -> Result<Record> {
+        self.finish_with(id, early, Force::none()).await
+    }
+
+    /// Removes the source of a committed migration, and accepts what stands in the way in this call: a target that was
+    /// deleted since the commit, as a tenant's end.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub async fn finish_with(&self, id: InstanceId, early: bool, force: Force) -> Result<Record> {
         let record = self.known(id).await?;
         if record.step != Step::Committed {
             return if matches!(record.step, Step::RemoveSource | Step::Finished) {
-                self.drive(record, Force::none(), &Control::new()).await
+                self.drive(record, force, &Control::new()).await
             } else {
                 Err(not_allowed(&record, "it is not committed"))
             };
@@ -525,12 +535,14 @@ impl Migrator {
             return Err(not_allowed(&record, "the rollback window is still open"));
         }
         self.same_platforms(&record)?;
-        let mut run = Run::new(&self.inner, record, Force::none());
+        let mut run = Run::new(&self.inner, record, force);
+        // While it can still be taken back.
         run.source_is_unused().await.map_err(Stop::into_error)?;
+        run.target_is_well().await.map_err(Stop::into_error)?;
         run.leave(Signal::Finish, String::new(), None)
             .await
             .map_err(Stop::into_error)?;
-        self.drive(run.record, Force::none(), &Control::new()).await
+        self.drive(run.record, force, &Control::new()).await
     }
 
     /// Until when a committed migration can be undone.

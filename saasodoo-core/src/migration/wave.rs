@@ -440,13 +440,21 @@ impl Migrator {
     /// # Errors
     /// When the journal cannot be read. What fails for one instance is answered for it.
     pub async fn finish_due(&self) -> Result<Vec<(InstanceId, Result<Record>)>> {
+        self.finish_due_with(Force::none()).await
+    }
+
+    /// The same, and accepts what stands in the way in this call.
+    ///
+    /// # Errors
+    /// As [`finish_due`](Self::finish_due).
+    pub async fn finish_due_with(&self, force: Force) -> Result<Vec<(InstanceId, Result<Record>)>> {
         let now: Timestamp = self.now();
         let mut results = Vec::new();
         for record in self.journal().load_all().await? {
             let due = record.step == Step::RemoveSource
                 || (record.step == Step::Committed && self.window_ends(&record).is_some_and(|end| now >= end));
             if due {
-                results.push((record.instance, self.finish(record.instance, false).await));
+                results.push((record.instance, self.finish_with(record.instance, false, force).await));
             }
         }
         Ok(results)
