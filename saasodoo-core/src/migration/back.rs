@@ -12,6 +12,20 @@ use crate::{DeleteOptions, Error, ErrorKind, Hold, Instance, InstanceStatus, Ope
 /// How often a source that somebody else stops is started again before people have to talk to each other.
 const STARTS: u32 = 3;
 
+/// The power state of a tenant that lives on the target.
+fn tenancy_now(source: Option<&Instance>, target: &Instance) -> Tenancy {
+    if target.facts.desired > 0 {
+        Tenancy::Running
+    } else if source.is_some_and(|source| source.facts.desired > 0) {
+        // Taken back by hand.
+        Tenancy::Running
+    } else if target.facts.hold.is_some() {
+        Tenancy::Suspended
+    } else {
+        Tenancy::Stopped
+    }
+}
+
 impl Run<'_> {
     /// What speaks against taking a committed tenant back, and the power state that it has now.
     pub(super) async fn before_rollback(&mut self) -> StepResult<Tenancy> {
@@ -51,16 +65,36 @@ impl Run<'_> {
                     ),
             ));
         }
-        Ok(if target.facts.desired > 0 {
-            Tenancy::Running
-        } else if source.is_some_and(|source| source.facts.desired > 0) {
-            // Taken back by hand.
-            Tenancy::Running
-        } else if target.facts.hold.is_some() {
-            Tenancy::Suspended
-        } else {
-            Tenancy::Stopped
-        })
+        Ok(tenancy_now(source.as_deref(), &target))
+    }
+
+    /// Since visitors were sent to the target the tenant has led its daily life there: who has stopped, suspended or
+    /// started it meanwhile finds that on the source. Only before the target was suspended on the way back.
+    async fn learn_tenancy(&mut self) -> StepResult<()> {
+        // Down, it was not left to anybody else yet.
+        if !self.record.routed || self.record.target_closed || self.record.is_down() {
+            return Ok(());
+        }
+        let Presence::Present(target) = self.look(Side::Target).await? else {
+            return Ok(());
+        };
+        if target.facts.hold == Some(Hold::Maintenance) {
+            return Ok(());
+        }
+        // Nothing but the target stands in the way of stopping one that runs.
+        let source = match target.facts.desired {
+            0 => self.look(Side::Source).await?,
+            _ => Presence::Absent,
+        };
+        let source = match &source {
+            Presence::Present(source) => Some(&**source),
+            Presence::Absent => None,
+        };
+        let tenancy = tenancy_now(source, &target);
+        if self.inventory()?.tenancy != tenancy {
+            self.log(Event::TakenBack { tenancy }).await?;
+        }
+        Ok(())
     }
 
     /// The fields of the spec that are not on the target what they were at the commit, and are on the source something
@@ -87,6 +121,7 @@ impl Run<'_> {
         // Where it was never switched, the move was announced before the source was stopped and goes on.
         if self.record.routed {
             self.announce_stop(Side::Target).await?;
+            self.learn_tenancy().await?;
         }
         let proof = self.take_down(Side::Target).await?;
         Ok(if proof.present {

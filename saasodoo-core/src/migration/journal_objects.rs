@@ -370,6 +370,7 @@ fn flags(record: &Record) -> u32 {
         record.failure.is_some(),
         record.source_deleted,
         record.target_deleted,
+        record.target_closed,
     ]
     .into_iter()
     .enumerate()
@@ -507,6 +508,7 @@ fn parse(
     });
     record.source_deleted = flag(9);
     record.target_deleted = flag(10);
+    record.target_closed = flag(11);
     record.doubts = doubts.map_or(Some(Vec::new()), parse_doubts)?;
     Some(Kept {
         record,

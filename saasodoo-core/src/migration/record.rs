@@ -334,7 +334,7 @@ pub enum Event {
         /// What the operator accepts.
         force: Force,
     },
-    /// The operator takes a committed tenant back, in the power state that it has now.
+    /// The tenant goes back in the power state that it has now on the target.
     TakenBack {
         /// That power state.
         tenancy: Tenancy,
@@ -461,6 +461,9 @@ pub struct Record {
     /// This migration has deleted, or may have deleted, the target's objects.
     #[serde(default)]
     pub target_deleted: bool,
+    /// The target was, or may have been, suspended on the way back: its power state is not the tenant's any more.
+    #[serde(default)]
+    pub target_closed: bool,
     /// Until when the bake lasts.
     pub bake_until: Option<Timestamp>,
     /// When it was committed.
@@ -524,6 +527,7 @@ impl Record {
             routed: false,
             source_deleted: false,
             target_deleted: false,
+            target_closed: false,
             bake_until: None,
             committed_at: None,
             failure: None,
@@ -652,6 +656,7 @@ impl Record {
         match (side, mutation) {
             (Side::Target, Mutation::Create) => self.create_tried = true,
             (Side::Source, Mutation::Suspend) => self.source_touched = true,
+            (Side::Target, Mutation::Suspend) if self.step.is_back() => self.target_closed = true,
             (Side::Target, Mutation::Start) => self.target_started = true,
             (Side::Source, Mutation::Delete) => self.source_deleted = true,
             (Side::Target, Mutation::Delete) => self.target_deleted = true,
