@@ -146,7 +146,8 @@ impl Run<'_> {
     /// when somebody has opened it: the way back goes to the source.
     async fn open_source(&mut self) -> StepResult {
         let inventory = self.inventory()?;
-        let deadline = Instant::now() + self.m.config.retry;
+        // From the end of the first fence on, which has a budget of its own.
+        let mut deadline = None;
         let mut answered = 0;
         loop {
             let source = match self.look(Side::Source).await? {
@@ -155,6 +156,7 @@ impl Run<'_> {
                     // Sees the process of the deleted objects end first.
                     self.suspend_and_see(Side::Source).await?;
                     self.suspend_and_see(Side::Target).await?;
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
                     self.note("the source's objects are gone, and are made again on the same data")
                         .await?;
                     let spec = match preflight::complete(self.m, &inventory).await {
@@ -172,6 +174,10 @@ impl Run<'_> {
                         })
                         .await?;
                     match answer {
+                        Ok(_) if answered < AT_ONCE => {
+                            answered += 1;
+                            continue;
+                        }
                         Ok(_) => {}
                         Err(error) if may_pass(&error) => {}
                         Err(error) => return Err(Stop::Fail(error)),
@@ -186,6 +192,7 @@ impl Run<'_> {
                 ));
             }
             self.suspend_and_see(Side::Target).await?;
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
             let held = source.facts.hold.is_some();
             let power = match inventory.tenancy {
                 Tenancy::Suspended if held => return Ok("suspended, as it was".to_owned()),
@@ -346,7 +353,9 @@ impl Run<'_> {
 
     /// Deletes one side's objects without the data, after seeing that nothing of it lives.
     async fn remove(&mut self, side: Side) -> StepResult<()> {
-        let deadline = Instant::now() + self.m.config.retry;
+        // From the end of the first fence on, which has a budget of its own.
+        let mut deadline = None;
+        let mut answered = false;
         loop {
             if matches!(self.look(side).await?, Presence::Absent) {
                 return Ok(());
@@ -359,12 +368,17 @@ impl Run<'_> {
             if !seen.present {
                 return Ok(());
             }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
             let answer = self
                 .mutate(side, Mutation::Delete, |o, id| async move {
                     o.delete(id, DeleteOptions::retain()).await
                 })
                 .await?;
             match answer {
+                Ok(_) if !answered => {
+                    answered = true;
+                    continue;
+                }
                 Ok(_) => {}
                 Err(error) if may_pass(&error) => {}
                 Err(error) => return Err(Stop::Fail(error)),
