@@ -30,7 +30,7 @@ pub struct MigrationConfig {
     pub retry: Duration,
     /// The pause between two looks. Default: 500 ms.
     pub poll: Duration,
-    /// Seeing the last unit of a side end. Default: 180 s.
+    /// Seeing the last unit of a side end; an instance that may take longer to stop has its grace and 30 s. Default: 180 s.
     pub stop: Duration,
     /// Seeing a side ready. Default: 420 s, as the system in production allows.
     pub ready: Duration,
