@@ -49,7 +49,16 @@ impl Run<'_> {
                 self.interference(Side::Target, "holds the instance for maintenance"),
             ));
         }
-        let lost = self.changed_since_commit(&inventory.observed, source.as_deref(), &target);
+        let lost = if self.record.parity.is_empty() {
+            // Every difference between the platforms would read as a change.
+            self.note(
+                "this journal does not keep how both sides differed at the commit: what was changed since is not known",
+            )
+            .await?;
+            Vec::new()
+        } else {
+            self.changed_since_commit(&inventory.observed, source.as_deref(), &target)
+        };
         if !lost.is_empty() && !self.force.lose_changes {
             let message = format!(
                 "changed on the target since the commit, and not so on the source: {}",
