@@ -101,8 +101,9 @@ impl Force {
         self
     }
 
-    /// Accepts that an instance is gone from a side where it was, after the time that its process may take to end. Only
-    /// for an operator who has seen, on that very platform, that nothing of it is left.
+    /// Accepts that an instance is gone from a side where it was, after the time that its process may take to end. Given
+    /// before it was there it means nothing. Only for an operator who has seen, on that very platform, that nothing of
+    /// it is left.
     #[must_use]
     pub fn accept_absent(mut self, side: Side) -> Self {
         match side {

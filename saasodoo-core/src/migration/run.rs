@@ -61,7 +61,10 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(m: &'a Inner, record: Record, force: Force) -> Self {
+    pub(super) fn new(m: &'a Inner, record: Record, mut force: Force) -> Self {
+        // Nobody can have seen that something is gone which is not there yet.
+        force.absent_source &= record.must_have(Side::Source);
+        force.absent_target &= record.must_have(Side::Target);
         Self { m, record, force }
     }
 
