@@ -91,6 +91,10 @@ struct Settings {
     /// that nothing of it is left.
     #[arg(long, value_name = "SIDE", value_parser = ["source", "target"], global = true)]
     accept_absent: Vec<String>,
+    /// Go on although that side has another name in the journal. Only when it is the same platform: another manager of
+    /// the same swarm, another address of the same API server.
+    #[arg(long, value_name = "SIDE", value_parser = ["source", "target"], global = true)]
+    accept_platform: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -283,8 +287,12 @@ fn force(settings: &Settings) -> Force {
     force.unhealthy_source = settings.force_unhealthy;
     force.unparsed = settings.force_unparsed;
     for side in [Side::Source, Side::Target] {
-        if settings.accept_absent.iter().any(|given| given == side.as_str()) {
+        let names = |given: &[String]| given.iter().any(|given| given == side.as_str());
+        if names(&settings.accept_absent) {
             force = force.accept_absent(side);
+        }
+        if names(&settings.accept_platform) {
+            force = force.accept_platform(side);
         }
     }
     force

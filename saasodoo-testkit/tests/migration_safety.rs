@@ -72,6 +72,15 @@ async fn absence_is_no_fence() {
     let named = between(&elsewhere).identities("swarm a", "cluster b").build();
     let error = named.rollback(spec.id).await.expect_err("another platform");
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    // An operator's word that it is the same one is no word that it may be gone there.
+    let renamed = Force::none()
+        .accept_platform(Side::Source)
+        .accept_platform(Side::Target);
+    let error = named
+        .rollback_with(spec.id, renamed)
+        .await
+        .expect_err("it may run elsewhere");
+    assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
     let up = InstanceStatus::Running;
     assert_eq!(scenario.new.status(spec.id).await.expect("read"), up);
     assert_eq!(
@@ -327,6 +336,27 @@ async fn absence_is_not_accepted_in_advance() {
     let error = error.expect_err("it was there and is gone");
     assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
     let record = migrator.resume_with(spec.id, force, &control).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+}
+
+/// The same platform under another name, as the operator says for each call.
+#[tokio::test(start_paused = true)]
+async fn a_platform_that_was_renamed_is_accepted_side_by_side() {
+    let (scenario, spec, _) = one().await;
+    let control = Control::new();
+    let named = |target: &str| scenario.migrator().config(quick()).identities("swarm", target).build();
+    let moved = named("one").migrate(spec.id, Force::none(), &control).await;
+    assert_eq!(moved.expect("moved").step, Step::Committed);
+    let other = named("two");
+    for force in [Force::none(), Force::none().accept_platform(Side::Source)] {
+        let error = other.rollback_with(spec.id, force).await.expect_err("not accepted");
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        assert_eq!(error.field(), Some("target.identity"), "{error}");
+        let error = other.finish_with(spec.id, true, force).await.expect_err("not accepted");
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    }
+    let force = Force::none().accept_platform(Side::Target);
+    let record = other.rollback_with(spec.id, force).await.expect("back");
     assert_eq!(record.step, Step::RolledBack);
 }
 

@@ -477,7 +477,7 @@ impl Migrator {
     /// As [`rollback`](Self::rollback).
     pub async fn rollback_with(&self, id: InstanceId, force: Force) -> Result<Record> {
         let record = self.known(id).await?;
-        self.same_platforms(&record)?;
+        self.same_platforms(&record, force)?;
         let committed = record.step == Step::Committed;
         if committed || (record.step == Step::RemoveSource && !record.source_deleted) {
             if committed && self.window_ends(&record).is_none_or(|end| self.now() >= end) {
@@ -534,7 +534,7 @@ impl Migrator {
         if !early && self.window_ends(&record).is_some_and(|end| self.now() < end) {
             return Err(not_allowed(&record, "the rollback window is still open"));
         }
-        self.same_platforms(&record)?;
+        self.same_platforms(&record, force)?;
         let mut run = Run::new(&self.inner, record, force);
         // While it can still be taken back.
         run.source_is_unused().await.map_err(Stop::into_error)?;
@@ -591,7 +591,7 @@ impl Migrator {
     }
 
     /// Refuses a migration that was begun between other platforms.
-    fn same_platforms(&self, record: &Record) -> Result<()> {
+    fn same_platforms(&self, record: &Record, force: Force) -> Result<()> {
         let kinds = (self.inner.source.backend(), self.inner.target.backend());
         if (record.source, record.target) != kinds {
             return Err(Error::new(
@@ -612,6 +612,7 @@ impl Migrator {
             let here = self.inner.identity(side);
             if let Some(began) = began
                 && began != here
+                && !force.accepts_platform(side)
             {
                 return Err(Error::new(
                     ErrorKind::Configuration,
@@ -620,7 +621,10 @@ impl Migrator {
                 .with_instance(record.instance)
                 .with_operation(OperationKind::Migrate)
                 .with_field(format!("{side}.identity"))
-                .with_advice("give it the same cluster, namespace and daemon as before"));
+                .with_advice(
+                    "give it the same cluster, namespace and daemon as before; if it is the same platform under another \
+                     name, accept that explicitly",
+                ));
             }
         }
         Ok(())
@@ -631,7 +635,7 @@ impl Migrator {
         if record.step.is_over() {
             return Ok(record);
         }
-        self.same_platforms(&record)?;
+        self.same_platforms(&record, force)?;
         let mut run = Run::new(&self.inner, record, force);
         let mut aborted = false;
         while !run.record.step.is_rest() {

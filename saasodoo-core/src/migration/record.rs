@@ -75,6 +75,12 @@ pub struct Force {
     /// The target does not have the instance any more, and this migration has not deleted it there. Holds for the call
     /// that it is given to, and is not kept.
     pub absent_target: bool,
+    /// The source is the platform that it was when the migration began, under another name. Holds for the call that it
+    /// is given to, and is not kept.
+    pub renamed_source: bool,
+    /// The target is the platform that it was when the migration began, under another name. Holds for the call that it
+    /// is given to, and is not kept.
+    pub renamed_target: bool,
     /// What was changed on the target since the commit is lost on the way back. Holds for the call that it is given to,
     /// and is not kept.
     pub lose_changes: bool,
@@ -120,6 +126,25 @@ impl Force {
         }
     }
 
+    /// Accepts that a side has another [identity](super::MigratorBuilder::identities) than when the migration began. Only
+    /// for an operator who knows that it is the same platform: another manager of the same swarm, another address of the
+    /// same API server.
+    #[must_use]
+    pub fn accept_platform(mut self, side: Side) -> Self {
+        match side {
+            Side::Source => self.renamed_source = true,
+            Side::Target => self.renamed_target = true,
+        }
+        self
+    }
+
+    pub(super) fn accepts_platform(self, side: Side) -> bool {
+        match side {
+            Side::Source => self.renamed_source,
+            Side::Target => self.renamed_target,
+        }
+    }
+
     /// Accepts that changes made on the target since the commit are lost.
     #[must_use]
     pub fn lose_changes(mut self) -> Self {
@@ -131,6 +156,8 @@ impl Force {
     pub(super) fn lasting(mut self) -> Self {
         self.absent_source = false;
         self.absent_target = false;
+        self.renamed_source = false;
+        self.renamed_target = false;
         self.lose_changes = false;
         self
     }
