@@ -566,6 +566,24 @@ async fn a_dry_run_finds_names_and_directories_that_are_taken() {
     assert!(clash.instances.contains(&squatter.id) && clash.instances.contains(&scenario.specs[0].id));
 }
 
+/// Who cannot be understood may have the same name, and is no reason to say nothing about the others.
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_goes_on_past_what_cannot_be_read() {
+    let scenario = Scenario::with_fleet(2).await.expect("a fleet");
+    let migrator = scenario.migrator().build();
+    let list = |kind| FaultPlan::new().always(OperationKind::List, Fault::Fail(kind));
+    scenario.old.plan_faults(list(ErrorKind::Unexpected));
+    let plan = migrator.dry_run(&scenario.ids(), Force::none(), 2).await;
+    let plan = plan.expect("a plan");
+    assert_eq!((plan.instances.len(), plan.unreadable.len()), (2, 1), "{plan}");
+    assert!(!plan.is_clear() && plan.instances.iter().all(|plan| plan.is_clear()));
+    assert!(plan.to_string().contains("NOT READ: "), "{plan}");
+    // Nobody answers at all: that is no plan.
+    scenario.old.plan_faults(list(ErrorKind::Unavailable));
+    let error = migrator.dry_run(&scenario.ids(), Force::none(), 2).await;
+    assert_eq!(error.expect_err("unavailable").kind(), ErrorKind::Unavailable);
+}
+
 /// A label that somebody has removed leaves a migration of which not enough is known, and not none.
 #[tokio::test(start_paused = true)]
 async fn torn_labels_are_no_empty_journal() {
