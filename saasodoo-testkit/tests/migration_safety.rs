@@ -316,6 +316,32 @@ async fn a_way_back_that_was_cut_off_starts_who_ran() {
     }
 }
 
+/// Labels do not keep how both sides differed at the commit.
+#[tokio::test(start_paused = true)]
+async fn a_difference_of_before_the_commit_does_not_refuse_a_rollback() {
+    let (scenario, spec, _) = one().await;
+    let migrator = on_objects(&scenario);
+    let (mut progress, new, id) = (migrator.progress(), scenario.new.clone(), spec.id);
+    tokio::spawn(async move {
+        while let Some(progress) = progress.next().await {
+            if matches!(progress.event, Event::Baking { .. }) {
+                let change =
+                    InstanceChange::new().set_label("tier".parse().expect("a key"), "gold".parse().expect("a value"));
+                new.update(id, &change, UpdateOptions::new()).await.expect("updated");
+            }
+        }
+    });
+    let moved = migrator.migrate(id, Force::none(), &Control::new()).await;
+    assert_eq!(moved.expect("moved").step, Step::Committed);
+    let record = migrator.rollback(id).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    assert!(
+        record.notes.iter().any(|note| note.contains("at the commit")),
+        "{:?}",
+        record.notes
+    );
+}
+
 /// What is accepted before it can have been seen is not accepted.
 #[tokio::test(start_paused = true)]
 async fn absence_is_not_accepted_in_advance() {
