@@ -416,10 +416,21 @@ impl Inner {
             service,
         } = made;
         if let Some(service) = service {
-            // Somebody else can have started it, and then there is data.
-            if let Ok(Some(seen)) = self.see(id).await
-                && seen.service_id() == service
-                && convert::replicas(seen.body()) != Some(0)
+            // Somebody else can have started it, and then there is data. Not to have seen it is no answer: stopped as
+            // it was made, it is finished by the next creation.
+            let services = match self.services_of(id).await {
+                Ok(services) => services,
+                Err(failure) => {
+                    tracing::warn!(instance = %id, error = %Error::from(failure), "the service of a failed creation stays");
+                    return;
+                }
+            };
+            let is_it = |seen: &&Value| seen.get("ID").and_then(Value::as_str) == Some(service.as_str());
+            let replicas = |seen: &Value| convert::replicas(seen.get("Spec").unwrap_or(&Value::Null));
+            if services
+                .iter()
+                .find(is_it)
+                .is_some_and(|seen| replicas(seen) != Some(0))
             {
                 tracing::warn!(instance = %id, "the service of a failed creation runs, and stays");
                 return;
