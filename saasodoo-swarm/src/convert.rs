@@ -30,6 +30,8 @@ pub(crate) mod label {
     pub(crate) const ADDONS: &str = "saasodoo.addons.custom";
     pub(crate) const ADDONS_DISABLED: &str = "saasodoo.addons.disabled";
     pub(crate) const HOLD: &str = "saasodoo.hold";
+    /// With a time: since when the constraint of a suspension keeps everything from running.
+    pub(crate) const SUSPENDED_AT: &str = "saasodoo.suspended-at";
     /// With the number of replicas: it is down only until the process before has ended.
     pub(crate) const RESTARTING: &str = "saasodoo.restarting";
     /// The directory was there before: a purge never touches it.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use saasodoo_core::{
     BackendKind, Error, ErrorKind, Facts, Hold, Instance, InstanceId, Power, Result, Retry, decide_power,
 };
@@ -30,7 +31,7 @@ impl Inner {
     pub(crate) async fn set_power(&self, id: InstanceId, power: Power) -> Result<Instance> {
         for attempt in 0..ATTEMPTS {
             let mut seen = self.existing(id).await?;
-            let Some(mut body) = powered(&seen, power)? else {
+            let Some(mut body) = powered(&seen, power, self.clock.now())? else {
                 return self.observe(&seen).await;
             };
             if starts(&seen, &body) {
@@ -39,7 +40,7 @@ impl Inner {
                     let limit = self.config.common.deadlines.termination;
                     seen = self.until(id, limit, |seen| !seen.any_live()).await?;
                     // Somebody may have decided otherwise in the meantime.
-                    match powered(&seen, power)? {
+                    match powered(&seen, power, self.clock.now())? {
                         Some(again) => body = again,
                         None => return self.observe(&seen).await,
                     }
@@ -102,7 +103,7 @@ impl Inner {
             if convert::restarting(seen.body()).is_none() || facts::hold_of(&seen.service).is_some() {
                 return Ok(());
             }
-            let Some(body) = powered(&seen, Power::Start)? else {
+            let Some(body) = powered(&seen, Power::Start, self.clock.now())? else {
                 return Ok(());
             };
             if self.post(&seen, &body).await? {
@@ -190,7 +191,7 @@ fn overlaps(before: &Value, after: &Value) -> Option<Duration> {
 ///
 /// A suspension is taken away by a resume only, and any other hold by the operator who made it: neither is gone around
 /// by a start or a restart.
-pub(crate) fn powered(seen: &Seen, power: Power) -> Result<Option<Value>> {
+pub(crate) fn powered(seen: &Seen, power: Power, now: Timestamp) -> Result<Option<Value>> {
     let replicas = convert::replicas(seen.body())
         .ok_or_else(|| Error::unsupported("mode", "the service is not replicated, so it cannot be stopped"))?;
     let hold = facts::hold_of(&seen.service);
@@ -201,7 +202,7 @@ pub(crate) fn powered(seen: &Seen, power: Power) -> Result<Option<Value>> {
     } else {
         replicas
     };
-    let mut asked = Facts::new(u32::try_from(desired).unwrap_or(u32::MAX), jiff::Timestamp::UNIX_EPOCH);
+    let mut asked = Facts::new(u32::try_from(desired).unwrap_or(u32::MAX), Timestamp::UNIX_EPOCH);
     asked.hold = hold;
     decide_power(&asked, power)?;
     let mut body = seen.body().clone();
@@ -223,7 +224,7 @@ pub(crate) fn powered(seen: &Seen, power: Power) -> Result<Option<Value>> {
             convert::set_replicas(&mut body, 0);
             convert::set_label(&mut body, label::RESTARTING, None);
             convert::set_label(&mut body, label::HOLD, Some(Hold::Suspended.as_str().to_owned()));
-            fence::raise(&mut body);
+            fence::raise(&mut body, now);
         }
         Power::Resume => {
             if hold == Some(Hold::Suspended) {

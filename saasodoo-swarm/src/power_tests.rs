@@ -1,11 +1,13 @@
 //! What a change of power makes of a service, without a daemon.
 
-use saasodoo_core::{ErrorKind, InstanceStatus, Power};
+use jiff::{Timestamp, ToSpan as _};
+use saasodoo_core::{ErrorKind, InstanceStatus, Power, Result};
 use serde_json::{Value, json};
 
 use crate::facts_tests::{legacy, read_service};
 use crate::power::powered;
 use crate::read::Seen;
+use crate::retained::Writer;
 
 fn seen(service: &Value) -> Seen {
     Seen {
@@ -20,10 +22,14 @@ fn held(replicas: u64, hold: &str) -> Value {
     service
 }
 
+fn power_of(seen: &Seen, power: Power) -> Result<Option<Value>> {
+    powered(seen, power, Timestamp::UNIX_EPOCH + 5000.seconds())
+}
+
 /// The service after a change of power.
 fn after(service: &Value, power: Power) -> Value {
     let mut service = service.clone();
-    if let Some(body) = powered(&seen(&service), power).expect("allowed") {
+    if let Some(body) = power_of(&seen(&service), power).expect("allowed") {
         service["Spec"] = body;
     }
     service
@@ -43,7 +49,7 @@ fn a_hold_is_not_gone_around() {
             (Power::Restart, 1),
             (Power::Restart, 0),
         ] {
-            let error = powered(&seen(&held(replicas, hold)), power).expect_err(hold);
+            let error = power_of(&seen(&held(replicas, hold)), power).expect_err(hold);
             assert_eq!(
                 (error.kind(), error.advice()),
                 (ErrorKind::NotAllowed, Some(advice)),
@@ -62,7 +68,7 @@ fn a_hold_is_not_gone_around() {
 #[test]
 fn a_resume_takes_a_suspension_away_and_nothing_else() {
     let maintained = held(0, "maintenance");
-    assert_eq!(powered(&seen(&maintained), Power::Resume).expect("harmless"), None);
+    assert_eq!(power_of(&seen(&maintained), Power::Resume).expect("harmless"), None);
     // Billing goes over an operator, who has to ask again.
     assert_eq!(
         after(&maintained, Power::Suspend)["Spec"]["Labels"]["saasodoo.hold"],
@@ -105,6 +111,34 @@ fn an_interrupted_restart_is_seen_and_gone_on_with() {
     assert_eq!(after(&service, Power::Restart), legacy(1));
     assert_eq!(after(&service, Power::Start), legacy(1));
     assert_eq!(after(&service, Power::Stop), legacy(0));
-    let stopped = powered(&seen(&legacy(0)), Power::Restart).expect_err("stopped");
+    let stopped = power_of(&seen(&legacy(0)), Power::Restart).expect_err("stopped");
     assert_eq!(stopped.kind(), ErrorKind::NotAllowed);
+}
+
+/// A migration keeps its journal in labels of the suspended source, and each write moves the service's time of change.
+#[test]
+fn labels_of_a_suspended_service_do_not_make_it_a_later_writer() {
+    let mut suspended = after(&legacy(1), Power::Suspend);
+    let stopped_by = |service: &Value, seconds: i64| {
+        let mut service = service.clone();
+        service["UpdatedAt"] = json!((Timestamp::UNIX_EPOCH + seconds.seconds()).to_string());
+        Writer::of(&seen(&service))
+    };
+    let grace = 10;
+    assert_eq!(stopped_by(&suspended, 5000), Writer::StoppedBy(5000 + grace));
+    suspended["Spec"]["Labels"]["saasodoo.migration"] = json!("written later");
+    assert_eq!(stopped_by(&suspended, 9000), Writer::StoppedBy(5000 + grace));
+    assert_eq!(
+        stopped_by(&suspended, 4000),
+        Writer::StoppedBy(4000 + grace),
+        "the earlier of two clocks"
+    );
+    // Without the constraint it can have run since.
+    let mut ended = suspended.clone();
+    ended["Spec"]["TaskTemplate"]["Placement"] = Value::Null;
+    assert_eq!(stopped_by(&ended, 9000), Writer::StoppedBy(9000 + grace));
+    assert_eq!(
+        read_service(&suspended).unparsed,
+        read_service(&held(0, "suspended")).unparsed
+    );
 }
