@@ -38,8 +38,10 @@ impl Inner {
                 self.check_start(&seen).await?;
                 if seen.any_live() {
                     let limit = self.config.common.deadlines.termination;
-                    seen = self.until(id, limit, |seen| !seen.any_live()).await?;
-                    // Somebody may have decided otherwise in the meantime.
+                    seen = self.until(id, limit, |seen| !seen.any_live() || !is_down(seen)).await?;
+                    // Somebody may have decided otherwise in the meantime. Or started it, which is all that was asked:
+                    // the restart of what was down for a moment is a start.
+                    let power = if is_down(&seen) { power } else { Power::Start };
                     match powered(&seen, power, self.clock.now())? {
                         Some(again) => body = again,
                         None => return self.observe(&seen).await,
@@ -98,9 +100,10 @@ impl Inner {
     pub(crate) async fn start_again(&self, id: InstanceId, limit: Duration) -> Result<()> {
         let limit = limit.max(self.config.common.deadlines.termination);
         for attempt in 0..ATTEMPTS {
-            let seen = self.until(id, limit, |seen| !seen.any_live()).await?;
+            let decided = |seen: &Seen| !is_down(seen) || convert::restarting(seen.body()).is_none();
+            let seen = self.until(id, limit, |seen| !seen.any_live() || decided(seen)).await?;
             // Stopped, held or started by somebody else in the meantime.
-            if convert::restarting(seen.body()).is_none() || facts::hold_of(&seen.service).is_some() {
+            if decided(&seen) || facts::hold_of(&seen.service).is_some() {
                 return Ok(());
             }
             let Some(body) = powered(&seen, Power::Start, self.clock.now())? else {
@@ -153,9 +156,14 @@ pub(crate) fn no_directory(source: Option<&str>) -> Error {
     .with_advice("mount CephFS, or find out who moved the directory")
 }
 
+/// Nothing shall run now.
+fn is_down(seen: &Seen) -> bool {
+    convert::replicas(seen.body()) == Some(0)
+}
+
 /// Nothing shall run now, and something shall with this body.
 pub(crate) fn starts(seen: &Seen, body: &Value) -> bool {
-    convert::replicas(seen.body()) == Some(0) && convert::replicas(body) != Some(0)
+    is_down(seen) && convert::replicas(body) != Some(0)
 }
 
 /// With this body Swarm replaces the running task.
