@@ -410,11 +410,6 @@ pub(crate) fn replicas(body: &Value) -> Option<u64> {
     Some(replicated.get("Replicas").and_then(Value::as_u64).unwrap_or(1))
 }
 
-/// The replicas that a service gets back once the process before has ended.
-pub(crate) fn restarting(body: &Value) -> Option<u64> {
-    body.pointer("/Labels")?.get(label::RESTARTING)?.as_str()?.parse().ok()
-}
-
 /// Has Swarm replace the tasks of an otherwise unchanged service.
 pub(crate) fn force_update(body: &mut Value) {
     let counter = child(body, &["TaskTemplate", "ForceUpdate"]);

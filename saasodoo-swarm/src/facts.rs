@@ -65,6 +65,21 @@ pub(crate) fn hold_of(service: &Value) -> Option<Hold> {
     Some(Hold::from_name(name).unwrap_or(Hold::Maintenance))
 }
 
+/// The replicas that a service gets back once the process before has ended. `None` where the label that says so is only
+/// left over: somebody who does not know it has started the service since.
+pub(crate) fn restarting(service: &Value) -> Option<u64> {
+    let body = service.get("Spec")?;
+    let of = |body: &Value| -> Option<u64> { body.pointer("/Labels")?.get(label::RESTARTING)?.as_str()?.parse().ok() };
+    let before = of(body).filter(|_| convert::replicas(body) == Some(0))?;
+    let left_over = service.get("PreviousSpec").is_some_and(|previous| {
+        // Going down for a restart changes the template as well.
+        of(previous).is_some()
+            && convert::replicas(previous) != Some(0)
+            && previous.get("TaskTemplate") == body.get("TaskTemplate")
+    });
+    (!left_over).then_some(before)
+}
+
 /// Puts an observation together.
 ///
 /// # Errors
@@ -161,7 +176,7 @@ pub(crate) fn facts(service: &Value, tasks: &[Task], now: Timestamp) -> Facts {
         && current.is_some_and(|task| task.generation != template);
     facts.obstacle = update.obstacle();
     // Down for a moment, until the process before has ended: it will be started again.
-    if let (0, Some(replicas)) = (desired, convert::restarting(body)) {
+    if let (0, Some(replicas)) = (desired, restarting(service)) {
         facts.desired = u32::try_from(replicas).unwrap_or(u32::MAX);
         facts.transition = Some(Transition::Restart);
     }

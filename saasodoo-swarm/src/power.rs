@@ -100,7 +100,7 @@ impl Inner {
     pub(crate) async fn start_again(&self, id: InstanceId, limit: Duration) -> Result<()> {
         let limit = limit.max(self.config.common.deadlines.termination);
         for attempt in 0..ATTEMPTS {
-            let decided = |seen: &Seen| !is_down(seen) || convert::restarting(seen.body()).is_none();
+            let decided = |seen: &Seen| !is_down(seen) || facts::restarting(&seen.service).is_none();
             let seen = self.until(id, limit, |seen| !seen.any_live() || decided(seen)).await?;
             // Stopped, held or started by somebody else in the meantime.
             if decided(&seen) || facts::hold_of(&seen.service).is_some() {
@@ -203,7 +203,7 @@ pub(crate) fn powered(seen: &Seen, power: Power, now: Timestamp) -> Result<Optio
     let replicas = convert::replicas(seen.body())
         .ok_or_else(|| Error::unsupported("mode", "the service is not replicated, so it cannot be stopped"))?;
     let hold = facts::hold_of(&seen.service);
-    let interrupted = convert::restarting(seen.body());
+    let interrupted = facts::restarting(&seen.service);
     // A restart that was interrupted half way goes on.
     let desired = if power == Power::Restart {
         interrupted.map_or(replicas, |before| before.max(1))
@@ -215,7 +215,10 @@ pub(crate) fn powered(seen: &Seen, power: Power, now: Timestamp) -> Result<Optio
     decide_power(&asked, power)?;
     let mut body = seen.body().clone();
     match power {
-        Power::Restart if replicas > 0 => convert::force_update(&mut body),
+        Power::Restart if replicas > 0 => {
+            convert::force_update(&mut body);
+            convert::set_label(&mut body, label::RESTARTING, None);
+        }
         // A restart that was interrupted half way is a start by now.
         Power::Start | Power::Restart => {
             if replicas == 0 {
@@ -237,6 +240,7 @@ pub(crate) fn powered(seen: &Seen, power: Power, now: Timestamp) -> Result<Optio
         Power::Resume => {
             if hold == Some(Hold::Suspended) {
                 convert::set_label(&mut body, label::HOLD, None);
+                convert::set_label(&mut body, label::RESTARTING, None);
             }
             if hold.is_none_or(|hold| hold == Hold::Suspended) && fence::is_raised(&body) {
                 // Whoever scaled it up in the meantime would have it run now.

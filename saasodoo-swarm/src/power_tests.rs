@@ -4,6 +4,7 @@ use jiff::{Timestamp, ToSpan as _};
 use saasodoo_core::{ErrorKind, InstanceStatus, Power, Result};
 use serde_json::{Value, json};
 
+use crate::facts::restarting;
 use crate::facts_tests::{legacy, read_service};
 use crate::power::powered;
 use crate::read::Seen;
@@ -141,4 +142,32 @@ fn labels_of_a_suspended_service_do_not_make_it_a_later_writer() {
         read_service(&suspended).unparsed,
         read_service(&held(0, "suspended")).unparsed
     );
+}
+
+/// Whoever does not know the label leaves it where it is.
+#[test]
+fn a_label_of_a_restart_that_is_over_is_not_believed_and_goes() {
+    let labelled = |replicas: u64| {
+        let mut service = legacy(replicas);
+        service["Spec"]["Labels"]["saasodoo.restarting"] = json!("1");
+        service
+    };
+    assert_eq!(restarting(&labelled(0)), Some(1));
+    assert_eq!(restarting(&labelled(1)), None);
+    let restarted = after(&labelled(1), Power::Restart);
+    assert!(restarted["Spec"]["Labels"].get("saasodoo.restarting").is_none());
+    assert_eq!(restarted["Spec"]["Mode"]["Replicated"]["Replicas"], 1);
+    // Somebody has started and stopped it.
+    let mut stopped = labelled(0);
+    stopped["PreviousSpec"] = labelled(1)["Spec"].clone();
+    assert_eq!(restarting(&stopped), None);
+    assert_eq!(read_service(&stopped).status, InstanceStatus::Stopped);
+    let refused = power_of(&seen(&stopped), Power::Restart).expect_err("stopped");
+    assert_eq!(refused.kind(), ErrorKind::NotAllowed);
+    // The first step of a restart of one that had an old label.
+    stopped["Spec"]["TaskTemplate"]["ForceUpdate"] = json!(1);
+    assert_eq!(restarting(&stopped), Some(1));
+    let mut held = labelled(0);
+    held["Spec"]["Labels"]["saasodoo.hold"] = json!("suspended");
+    assert_eq!(after(&held, Power::Resume), legacy(0));
 }

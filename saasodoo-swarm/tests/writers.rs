@@ -367,6 +367,25 @@ async fn the_slower_of_two_starts_or_restarts_is_done_when_the_other_one_is() {
 }
 
 #[tokio::test]
+async fn an_old_label_of_a_restart_goes_with_the_next_change() {
+    let case = Case::new(|root| {
+        let mut service = service(1, root);
+        service["Spec"]["Labels"]["saasodoo.restarting"] = json!("1");
+        Daemon {
+            tasks: vec![task("t1", "running", "running")],
+            ..Daemon::of(service)
+        }
+    });
+    let change = InstanceChange::new().memory(Bytes::from_gib(4));
+    case.swarm
+        .update(id(), &change, UpdateOptions::new())
+        .await
+        .expect("updated");
+    assert_eq!(case.replicas(), [1]);
+    assert!(case.body()["Labels"].get("saasodoo.restarting").is_none());
+}
+
+#[tokio::test]
 async fn a_replacement_waits_for_the_task_before_the_one_that_starts() {
     let case = Case::new(|root| Daemon {
         tasks: vec![task("t1", "shutdown", "running"), task("t2", "running", "ready")],
