@@ -80,6 +80,16 @@ pub(crate) fn restarting(service: &Value) -> Option<u64> {
     (!left_over).then_some(before)
 }
 
+/// Its creation shall start it and has not come to it. Who starts, stops or suspends it by this library takes the label
+/// away; whoever does not know the label shows in what the service was before.
+pub(crate) fn is_unfinished(service: &Value) -> bool {
+    let replicas = |body: &str| service.get(body).and_then(convert::replicas);
+    label_of(service, label::UNFINISHED).is_some()
+        && replicas("Spec") == Some(0)
+        && replicas("PreviousSpec").is_none_or(|before| before == 0)
+        && hold_of(service).is_none()
+}
+
 /// Puts an observation together.
 ///
 /// # Errors

@@ -214,6 +214,10 @@ pub(crate) fn powered(seen: &Seen, power: Power, now: Timestamp) -> Result<Optio
     asked.hold = hold;
     decide_power(&asked, power)?;
     let mut body = seen.body().clone();
+    if matches!(power, Power::Start | Power::Stop | Power::Suspend) {
+        // Whatever its creation was about to do, this is later.
+        convert::set_label(&mut body, label::UNFINISHED, None);
+    }
     match power {
         Power::Restart if replicas > 0 => {
             convert::force_update(&mut body);

@@ -171,3 +171,12 @@ fn a_label_of_a_restart_that_is_over_is_not_believed_and_goes() {
     held["Spec"]["Labels"]["saasodoo.hold"] = json!("suspended");
     assert_eq!(after(&held, Power::Resume), legacy(0));
 }
+
+#[test]
+fn a_decision_about_power_is_later_than_an_unfinished_creation() {
+    let mut service = legacy(0);
+    service["Spec"]["Labels"]["saasodoo.creation.unfinished"] = json!("true");
+    assert_eq!(after(&service, Power::Start), legacy(1));
+    assert_eq!(after(&service, Power::Stop), legacy(0));
+    assert_eq!(after(&after(&service, Power::Suspend), Power::Resume), legacy(0));
+}
