@@ -190,6 +190,11 @@ pub(crate) fn facts(service: &Value, tasks: &[Task], now: Timestamp) -> Facts {
         facts.desired = u32::try_from(replicas).unwrap_or(u32::MAX);
         facts.transition = Some(Transition::Restart);
     }
+    // Made, and not started yet.
+    if is_unfinished(service) {
+        facts.desired = 1;
+        facts.transition = Some(Transition::Create);
+    }
     facts
 }
 
@@ -249,7 +254,10 @@ impl Update {
                 let counter = |body: &Value| body.pointer("/TaskTemplate/ForceUpdate").and_then(Value::as_u64);
                 let template = |body: &Value| body.get("TaskTemplate").map(Generation::of);
                 if convert::replicas(previous) == Some(0) && convert::replicas(body) != Some(0) {
-                    Some(Transition::Start)
+                    let first = previous
+                        .pointer("/Labels")
+                        .and_then(|labels| labels.get(label::UNFINISHED));
+                    Some(first.map_or(Transition::Start, |_| Transition::Create))
                 } else if counter(previous) != counter(body) {
                     Some(Transition::Restart)
                 } else if template(previous) != template(body) {

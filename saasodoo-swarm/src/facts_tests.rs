@@ -643,3 +643,26 @@ fn a_creation_is_unfinished_until_somebody_decides_about_power() {
     service["Spec"]["Mode"]["Replicated"]["Replicas"] = json!(1);
     assert!(!is_unfinished(&service));
 }
+
+#[test]
+fn a_new_service_is_creating_from_the_first_moment_on() {
+    let mut service = legacy(0);
+    service["Spec"]["Labels"]["saasodoo.creation.unfinished"] = json!("true");
+    assert_eq!(seen(&service, &[]).0, InstanceStatus::Creating);
+    let launched = changed(legacy(1), |body| {
+        body["Mode"]["Replicated"]["Replicas"] = json!(0);
+        body["Labels"]["saasodoo.creation.unfinished"] = json!("true");
+    });
+    for tasks in [vec![], vec![task(1, "running", "preparing")]] {
+        assert_eq!(seen(&launched, &tasks).0, InstanceStatus::Creating, "{tasks:?}");
+    }
+    assert_eq!(
+        seen(&launched, &[task(1, "running", "running")]).0,
+        InstanceStatus::Running
+    );
+    assert_eq!(seen(&started(), &[]).0, InstanceStatus::Starting);
+    // Asked to stay stopped, or held.
+    assert_eq!(seen(&legacy(0), &[]).0, InstanceStatus::Stopped);
+    service["Spec"]["Labels"]["saasodoo.hold"] = json!("suspended");
+    assert_eq!(seen(&service, &[]).0, InstanceStatus::Paused);
+}
