@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
 use rustix::io::Errno;
 use saasodoo_core::{BackendKind, Bytes, Deadlines, Error, ErrorKind, InstanceId, Result, Retry};
@@ -22,7 +23,7 @@ use crate::directory::{
     is_purged, mark, missing, names, no_quota, number, text,
 };
 use crate::facts::Disk;
-use crate::retained::{Left, touch};
+use crate::retained::{Left, Traces, Writer, touch};
 
 /// Calls to the file system that may be under way at once. One that hangs keeps its thread, and the threads are shared
 /// with everything else in the process.
@@ -63,6 +64,8 @@ enum Undo {
     Restore {
         quota: Option<Option<u64>>,
         owner: bool,
+        /// When that was, in seconds, if until then nobody but its deleted instance had written to it.
+        unused: Option<i64>,
     },
 }
 
@@ -320,9 +323,13 @@ impl DataRoot {
             .with_advice("repeat the purge until it succeeds"));
         }
         let before = quota_of(&dir);
+        // What follows changes the directory, so what it says now must be judged before.
+        let unused = is_marked(&dir, RETAINED) && Traces::of(&dir, &path)?.check(&path, Writer::Gone).is_ok();
         let grown = self.grow_now(&dir, &path, size)?;
         let owner = text(&dir, OWNER).is_none();
-        mark(&dir, OWNER, &id.to_string());
+        if owner {
+            mark(&dir, OWNER, &id.to_string());
+        }
         Ok(Prepared {
             inode: inode(&dir, &path)?,
             path,
@@ -333,6 +340,7 @@ impl DataRoot {
             undo: Undo::Restore {
                 quota: grown.then_some(before),
                 owner,
+                unused: (unused && (grown || owner)).then(|| Timestamp::now().as_second()),
             },
         })
     }
@@ -385,7 +393,15 @@ impl DataRoot {
                     let removed = unlinkat(self.open_root()?, relative, AtFlags::REMOVEDIR);
                     removed.map_err(|error| io_error(error.into(), &prepared.path, "cannot be removed"))?;
                 }
-                Undo::Restore { quota, owner } => {
+                Undo::Restore { quota, owner, unused } => {
+                    // The changes of this library itself are nobody else's use of it.
+                    if let Some(since) = unused
+                        && Traces::of(&dir, &prepared.path)?
+                            .check(&prepared.path, Writer::StoppedBy(since))
+                            .is_ok()
+                    {
+                        mark(&dir, RETAINED, &Timestamp::now().as_second().to_string());
+                    }
                     if owner {
                         let _ = dir.remove_xattr(OWNER);
                     }
