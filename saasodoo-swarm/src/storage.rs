@@ -20,7 +20,7 @@ use xattr::FileExt;
 use crate::config::QuotaPolicy;
 use crate::directory::{
     ADOPTED, OWNER, QUOTA, RETAINED, USED, check_free, check_owner, data_exists, fail, inode, io_error, is_marked,
-    is_purged, mark, missing, names, no_quota, number, text,
+    is_no_mark, is_purged, mark, missing, names, no_quota, number, text,
 };
 use crate::facts::Disk;
 use crate::retained::{Left, Traces, Writer, touch};
@@ -30,6 +30,8 @@ use crate::retained::{Left, Traces, Writer, touch};
 const CALLS: usize = 16;
 /// Purges take long, and may not keep the others out.
 const PURGES: usize = 4;
+/// Looks at all directories under the root, of which there can be thousands, may not keep the others out either.
+const SCANS: usize = 2;
 /// How long a call waits for another to end before the file system counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -41,6 +43,7 @@ pub(crate) struct DataRoot {
     deadlines: Deadlines,
     calls: Arc<Semaphore>,
     purges: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
 }
 
 /// A directory that is ready to be mounted, and how to take that back.
@@ -77,6 +80,7 @@ impl DataRoot {
             deadlines,
             calls: Arc::new(Semaphore::new(CALLS)),
             purges: Arc::new(Semaphore::new(PURGES)),
+            scans: Arc::new(Semaphore::new(SCANS)),
         }
     }
 
@@ -120,6 +124,15 @@ impl DataRoot {
     ) -> Result<T> {
         self.blocking(&self.calls, PATIENCE, self.deadlines.write, Retry::OutcomeUnknown, work)
             .await
+    }
+
+    /// Runs a look at all directories, which may take as long as a change.
+    pub(crate) async fn scanning<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let limit = self.deadlines.write;
+        self.blocking(&self.scans, limit, limit, Retry::After(None), work).await
     }
 
     /// Runs a purge, which looks at the deadline itself.
@@ -224,16 +237,13 @@ impl DataRoot {
     /// Makes a new directory with its quota. One that is there and empty, as an interrupted creation leaves it, will
     /// do; one with anything in it is a conflict and is not touched.
     pub(crate) async fn make(&self, relative: String, id: InstanceId, size: Bytes) -> Result<Prepared> {
-        self.writing(move |root| {
-            root.check_new(&relative, id)?;
-            root.make_now(&relative, id, size)
-        })
-        .await
+        self.free(relative.clone(), id).await?;
+        self.writing(move |root| root.make_now(&relative, id, size)).await
     }
 
     /// Whether a new directory could be made.
     pub(crate) async fn free(&self, relative: String, id: InstanceId) -> Result<()> {
-        self.reading(move |root| root.check_new(&relative, id)).await
+        self.scanning(move |root| root.check_new(&relative, id)).await
     }
 
     /// Refuses a new directory when there is data under its name, or data of the instance under another one.
@@ -477,7 +487,7 @@ impl DataRoot {
 
     /// The directory that an instance of this id left behind: by its mark, or by today's name where that is known.
     pub(crate) async fn find_left(&self, id: InstanceId, expected: Option<String>) -> Result<Option<Left>> {
-        self.reading(move |root| root.find_left_now(id, expected.as_deref()))
+        self.scanning(move |root| root.find_left_now(id, expected.as_deref()))
             .await
     }
 
@@ -509,7 +519,11 @@ impl DataRoot {
         for name in names(&root, &self.root)? {
             let path = self.root.join(&name);
             // Without opening each of thousands; what fits is looked at again once it is open.
-            let marked = matches!(xattr::get(&path, OWNER), Ok(Some(value)) if value == owner.as_bytes());
+            let marked = match xattr::get(&path, OWNER) {
+                Ok(value) => value.is_some_and(|value| value == owner.as_bytes()),
+                Err(error) if is_no_mark(&error) => false,
+                Err(error) => return Err(io_error(error, &path, "does not say whose it is")),
+            };
             if marked
                 && let Some(dir) = self.open_in(&root, &name)?
                 && text(&dir, OWNER).as_deref() == Some(&owner)

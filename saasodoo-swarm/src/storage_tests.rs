@@ -5,9 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
 use saasodoo_core::{Bytes, Deadlines, ErrorKind, InstanceId, ObjectIdentity, Retry};
 
 use crate::config::QuotaPolicy;
+use crate::directory::is_no_mark;
 use crate::retained::Writer;
 use crate::storage::DataRoot;
 
@@ -400,14 +402,57 @@ async fn a_mark_that_is_there_is_not_set_again() {
     let path = dir.path().join("a");
     std::fs::create_dir(&path).expect("a directory");
     xattr::set(&path, "user.saasodoo.instance", id.to_string().as_bytes()).expect("a mark");
-    let changed = || {
-        let meta = std::fs::metadata(&path).expect("there");
+    let changed = |path: &Path| {
+        let meta = std::fs::metadata(path).expect("there");
         (meta.ctime(), meta.ctime_nsec())
     };
-    let before = changed();
-    // Longer than the file system's clock takes for a step.
-    std::thread::sleep(Duration::from_millis(20));
+    let before = changed(&path);
+    // Until the file system's clock has made a step.
+    let probe = dir.path().join("probe");
+    while std::fs::write(&probe, "x").is_err() || changed(&probe) == before {}
     let adopted = root.adopt(path.clone(), id, SIZE, true).await.expect("adopted");
     root.undo(adopted).await;
-    assert_eq!(changed(), before);
+    assert_eq!(changed(&path), before);
+}
+
+#[test]
+fn a_mark_that_cannot_be_read_is_not_absent() {
+    for (error, absent) in [
+        (Errno::NOENT, true),
+        (Errno::NODATA, true),
+        (Errno::OPNOTSUPP, true),
+        (Errno::ACCESS, false),
+        (Errno::IO, false),
+        (Errno::STALE, false),
+    ] {
+        assert_eq!(is_no_mark(&error.into()), absent, "{error}");
+    }
+}
+
+/// Looks at thousands of directories that hang keep nobody else out.
+#[tokio::test(start_paused = true)]
+async fn scans_have_their_own_threads() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = root(dir.path());
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
+    let hung: Vec<_> = (0..20)
+        .map(|_| {
+            let (root, gate) = (root.clone(), std::sync::Arc::clone(&gate));
+            tokio::spawn(async move {
+                root.scanning(move |_| {
+                    let _ = gate.lock().map(|gate| gate.recv());
+                    Ok(())
+                })
+                .await
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let path = dir.path().join("a").to_string_lossy().into_owned();
+    assert!(root.identify(&path).await.expect("not kept out").is_none());
+    drop(go);
+    for call in hung {
+        call.await.expect("no panic").expect("it comes back");
+    }
 }
