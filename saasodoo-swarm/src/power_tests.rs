@@ -8,7 +8,8 @@ use crate::facts::restarting;
 use crate::facts_tests::{legacy, read_service};
 use crate::power::powered;
 use crate::read::Seen;
-use crate::retained::Writer;
+use crate::retained::{Writer, writes};
+use crate::task::Task;
 
 fn seen(service: &Value) -> Seen {
     Seen {
@@ -179,4 +180,20 @@ fn a_decision_about_power_is_later_than_an_unfinished_creation() {
     assert_eq!(after(&service, Power::Start), legacy(1));
     assert_eq!(after(&service, Power::Stop), legacy(0));
     assert_eq!(after(&after(&service, Power::Suspend), Power::Resume), legacy(0));
+}
+
+/// Somebody scales a suspended service up: its task is wanted, and has no process.
+#[test]
+fn a_task_that_no_node_fits_does_not_write() {
+    let mut suspended = after(&legacy(0), Power::Suspend);
+    suspended["Spec"]["Mode"]["Replicated"]["Replicas"] = json!(1);
+    let with = |state: &str| {
+        let task = json!({"ID": "t1", "ServiceID": "svc1", "DesiredState": "running", "Status": {"State": state}});
+        let mut seen = seen(&suspended);
+        seen.tasks.push(Task::read(&task, "n"));
+        (seen.any_live(), seen.tasks.iter().any(writes), Writer::of(&seen))
+    };
+    assert_eq!(with("running"), (true, true, Writer::Runs));
+    let (live, writes, writer) = with("pending");
+    assert!(live && !writes && matches!(writer, Writer::StoppedBy(_)), "{writer:?}");
 }
