@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use futures::TryStreamExt;
+use futures::StreamExt;
 use saasodoo_core::dual::{Comparator, DualRun, MemoryPlacement, MemorySink, Place, Policy};
 use saasodoo_core::migration::{
     Control, FileJournal, Force, HttpProbe, Journal, KnownSecrets, MemoryJournal, MigrationConfig, Migrator, Record,
@@ -91,6 +91,10 @@ struct Settings {
     /// that nothing of it is left.
     #[arg(long, value_name = "SIDE", value_parser = ["source", "target"], global = true)]
     accept_absent: Vec<String>,
+    /// Go on although that side has another name in the journal. Only when it is the same platform: another manager of
+    /// the same swarm, another address of the same API server.
+    #[arg(long, value_name = "SIDE", value_parser = ["source", "target"], global = true)]
+    accept_platform: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -208,12 +212,16 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     let migrator = migrator(&settings, &platforms, journal, &records, &known)?;
     let force = force(&settings);
     match command {
-        Command::Inventory => show::inventory(&fleet(&platforms).await?, &records),
+        Command::Inventory => {
+            let (fleet, whole) = fleet(&platforms).await;
+            show::inventory(&fleet, &records);
+            return Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(2) });
+        }
         Command::Plan { ids } => {
-            let ids = chosen(&platforms, &records, ids).await?;
+            let (ids, whole) = chosen(&platforms, &records, ids).await;
             let plan = migrator.dry_run(&ids, force, 8).await?;
             println!("{plan}");
-            if !plan.is_clear() {
+            if !whole || !plan.is_clear() {
                 return Ok(ExitCode::from(2));
             }
         }
@@ -223,13 +231,14 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             stop_at,
             retry,
         } => {
-            let ids = chosen(&platforms, &records, ids).await?;
+            let (ids, whole) = chosen(&platforms, &records, ids).await;
             let mut options = WaveOptions::default();
             options.concurrency = concurrency;
             options.stop_at_failure_rate = stop_at;
             options.force = force;
             options.retry = retry;
-            return wave(&migrator, &platforms, &ids, options).await;
+            let code = wave(&migrator, &platforms, &ids, options).await?;
+            return Ok(if whole { code } else { ExitCode::from(2) });
         }
         Command::Rollback { ids, lose_changes } => {
             let mut force = force;
@@ -251,10 +260,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Finish { ids, early } => {
             let mut results = Vec::new();
             if ids.is_empty() {
-                results = migrator.finish_due().await?;
+                results = migrator.finish_due_with(force).await?;
             }
             for id in ids {
-                results.push((id, migrator.finish(id, early).await));
+                results.push((id, migrator.finish_with(id, early, force).await));
             }
             let failed = results.iter().any(|(_, result)| result.is_err());
             for (id, result) in &results {
@@ -283,8 +292,12 @@ fn force(settings: &Settings) -> Force {
     force.unhealthy_source = settings.force_unhealthy;
     force.unparsed = settings.force_unparsed;
     for side in [Side::Source, Side::Target] {
-        if settings.accept_absent.iter().any(|given| given == side.as_str()) {
+        let names = |given: &[String]| given.iter().any(|given| given == side.as_str());
+        if names(&settings.accept_absent) {
             force = force.accept_absent(side);
+        }
+        if names(&settings.accept_platform) {
+            force = force.accept_platform(side);
         }
     }
     force
@@ -366,12 +379,23 @@ fn endpoint(password: Secret) -> saasodoo_core::DatabaseEndpoint {
     endpoint
 }
 
-/// Every tenant of the source, by name.
-async fn fleet(platforms: &Platforms) -> Result<Vec<Instance>> {
-    let listed = platforms.source.list(InstanceFilter::all());
-    let mut fleet: Vec<Instance> = listed.try_collect().await.context("listing the source")?;
+/// Every tenant of the source that can be read, by name, and whether that is all. What cannot be read is said, and keeps
+/// nobody else from going on.
+async fn fleet(platforms: &Platforms) -> (Vec<Instance>, bool) {
+    let mut whole = true;
+    let mut listed = platforms.source.list(InstanceFilter::all());
+    let mut fleet: Vec<Instance> = Vec::new();
+    while let Some(instance) = listed.next().await {
+        match instance {
+            Ok(instance) => fleet.push(instance),
+            Err(error) => {
+                whole = false;
+                eprintln!("not listed on the source: {error}");
+            }
+        }
+    }
     fleet.sort_by(|a, b| natural(a.name.as_str()).cmp(&natural(b.name.as_str())));
-    Ok(fleet)
+    (fleet, whole)
 }
 
 /// `tenant-9` comes before `tenant-10`.
@@ -379,15 +403,16 @@ fn natural(name: &str) -> (usize, &str) {
     (name.len(), name)
 }
 
-/// The ids that were given, else everybody on the source and everybody under way.
-async fn chosen(platforms: &Platforms, records: &[Record], ids: Vec<InstanceId>) -> Result<Vec<InstanceId>> {
+/// The ids that were given, else everybody on the source and everybody under way; and whether these are all.
+async fn chosen(platforms: &Platforms, records: &[Record], ids: Vec<InstanceId>) -> (Vec<InstanceId>, bool) {
     if !ids.is_empty() {
-        return Ok(ids);
+        return (ids, true);
     }
     let mut seen = BTreeSet::new();
-    let there = fleet(platforms).await?.into_iter().map(|instance| instance.id);
+    let (fleet, whole) = fleet(platforms).await;
+    let there = fleet.into_iter().map(|instance| instance.id);
     let known = records.iter().map(|record| record.instance);
-    Ok(there.chain(known).filter(|id| seen.insert(*id)).collect())
+    (there.chain(known).filter(|id| seen.insert(*id)).collect(), whole)
 }
 
 async fn wave(
@@ -396,8 +421,9 @@ async fn wave(
     ids: &[InstanceId],
     options: WaveOptions,
 ) -> Result<ExitCode> {
-    let names = fleet(platforms)
-        .await?
+    // For the bars only.
+    let (fleet, _) = fleet(platforms).await;
+    let names = fleet
         .into_iter()
         .map(|instance| (instance.id, instance.name.to_string()))
         .collect();

@@ -69,7 +69,7 @@ impl Inner {
             }
             if change.fields.is_empty() && !change.grows {
                 // An update before this one was interrupted between stopping and starting the process.
-                if convert::restarting(seen.body()).is_some() {
+                if facts::restarting(&seen.service).is_some() {
                     self.start_again(id, Duration::ZERO).await?;
                     return Ok(Ensured::new(EnsureOutcome::Updated, self.get(id).await?));
                 }
@@ -96,7 +96,8 @@ impl Inner {
                 if change.routes {
                     self.keep_or_give_back(&seen, &change).await?;
                 }
-                if convert::restarting(seen.body()).is_some() {
+                // Not after the two steps of this call itself, which were made from one that ran.
+                if facts::restarting(&seen.service).is_some() {
                     self.start_again(id, Duration::ZERO).await?;
                 }
                 return Ok(Ensured::new(EnsureOutcome::Updated, self.get(id).await?));
@@ -169,6 +170,9 @@ impl Inner {
             config: &self.config,
         }
         .apply(&mut body)?;
+        if body != *seen.body() && convert::replicas(&body) != Some(0) {
+            convert::set_label(&mut body, label::RESTARTING, None);
+        }
         let grows = match change.storage {
             Some(size) => self.grows(seen, &before, size, unsized_yet).await?,
             None => false,

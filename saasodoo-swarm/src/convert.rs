@@ -29,7 +29,11 @@ pub(crate) mod label {
     pub(crate) const ODOO_VERSION: &str = "saasodoo.odoo.version";
     pub(crate) const ADDONS: &str = "saasodoo.addons.custom";
     pub(crate) const ADDONS_DISABLED: &str = "saasodoo.addons.disabled";
+    /// Its creation has not started it yet.
+    pub(crate) const UNFINISHED: &str = "saasodoo.creation.unfinished";
     pub(crate) const HOLD: &str = "saasodoo.hold";
+    /// With a time: since when the constraint of a suspension keeps everything from running.
+    pub(crate) const SUSPENDED_AT: &str = "saasodoo.suspended-at";
     /// With the number of replicas: it is down only until the process before has ended.
     pub(crate) const RESTARTING: &str = "saasodoo.restarting";
     /// The directory was there before: a purge never touches it.
@@ -406,11 +410,6 @@ pub(crate) fn replicas(body: &Value) -> Option<u64> {
     let replicated = body.pointer("/Mode/Replicated")?;
     // Docker's own default.
     Some(replicated.get("Replicas").and_then(Value::as_u64).unwrap_or(1))
-}
-
-/// The replicas that a service gets back once the process before has ended.
-pub(crate) fn restarting(body: &Value) -> Option<u64> {
-    body.pointer("/Labels")?.get(label::RESTARTING)?.as_str()?.parse().ok()
 }
 
 /// Has Swarm replace the tasks of an otherwise unchanged service.

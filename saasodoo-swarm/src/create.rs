@@ -21,8 +21,6 @@ use crate::wire::{json as parse, segment};
 
 /// A label with a random value, by which a call knows the service that it made itself.
 const CREATION: &str = "saasodoo.creation";
-/// A label of a service that its creation has not started yet.
-const UNFINISHED: &str = "saasodoo.creation.unfinished";
 /// How often a creation tries to start a service that others change at the same time.
 const ATTEMPTS: u32 = 6;
 /// How long a creation leaves another one of the same instance the time to finish, before it does so itself.
@@ -119,7 +117,7 @@ impl Inner {
         let nonce = InstanceId::random().to_string();
         convert::set_label(&mut body, CREATION, Some(nonce.clone()));
         if !options.stopped {
-            convert::set_label(&mut body, UNFINISHED, Some("true".to_owned()));
+            convert::set_label(&mut body, label::UNFINISHED, Some("true".to_owned()));
         }
         match self.post_service(&body).await {
             Ok(id) => made.service = Some(id),
@@ -188,13 +186,18 @@ impl Inner {
     async fn launch(&self, id: InstanceId, mut seen: Seen, made: &mut Made) -> Result<Seen> {
         let mut last = None;
         for attempt in 0..ATTEMPTS {
-            if convert::replicas(seen.body()) != Some(0) {
+            // Started or stopped by somebody else in the meantime.
+            let started = convert::replicas(seen.body()) != Some(0);
+            if started || facts::label_of(&seen.service, label::UNFINISHED).is_none() {
                 *made = Made::default();
                 return Ok(seen);
             }
             let mut body = seen.body().clone();
-            convert::set_replicas(&mut body, 1);
-            convert::set_label(&mut body, UNFINISHED, None);
+            // Nothing runs against a hold. It is there as it is, and whoever ends the hold decides.
+            if facts::hold_of(&seen.service).is_none() {
+                convert::set_replicas(&mut body, 1);
+            }
+            convert::set_label(&mut body, label::UNFINISHED, None);
             match self.post(&seen, &body).await {
                 Ok(true) => {
                     *made = Made::default();
@@ -284,7 +287,7 @@ impl Inner {
     ) -> Result<Ensured> {
         equal_or_conflict(spec, &self.observe(&existing).await?)?;
         let begun = tokio::time::Instant::now();
-        while is_unfinished(&existing.service) && !options.stopped {
+        while facts::is_unfinished(&existing.service) && !options.stopped {
             if begun.elapsed() >= HANDOVER {
                 self.check_launch(spec, checked, &existing).await?;
                 existing = self.launch(spec.id, existing, &mut Made::default()).await?;
@@ -509,30 +512,7 @@ pub(crate) fn host_taken(host: &Host, other: &Value) -> Error {
         .with_advice("choose another subdomain or domain")
 }
 
-/// Its creation has not started it yet: nobody has changed it since it was made.
-fn is_unfinished(service: &Value) -> bool {
-    let body = service.get("Spec").unwrap_or(&Value::Null);
-    facts::label_of(service, UNFINISHED).is_some()
-        && convert::replicas(body) == Some(0)
-        && service.get("PreviousSpec").is_none_or(Value::is_null)
-}
-
 /// How much of the storage there is, when it is a reason to act.
 pub(crate) fn falls_short(quota: Option<u64>, size: Bytes) -> bool {
     quota.is_none_or(|quota| quota < size.get())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_creation_is_unfinished_until_anybody_changes_the_service() {
-        let service = |replicas: u64, label: &str| json!({"Spec": {"Labels": {label: "true"}, "Mode": {"Replicated": {"Replicas": replicas}}}});
-        assert!(is_unfinished(&service(0, UNFINISHED)));
-        assert!(!is_unfinished(&service(1, UNFINISHED)) && !is_unfinished(&service(0, "other")));
-        let mut stopped_later = service(0, UNFINISHED);
-        stopped_later["PreviousSpec"] = json!({"Name": "x"});
-        assert!(!is_unfinished(&stopped_later));
-    }
 }

@@ -12,7 +12,7 @@ use crate::backend::Inner;
 use crate::convert::label;
 use crate::facts;
 use crate::read::{Seen, selector};
-use crate::retained::{Left, Writer, grace_seconds};
+use crate::retained::{Left, Writer, grace_seconds, writes};
 use crate::wire::{each_element, filters, segment};
 
 /// Deleting many small files takes its time.
@@ -44,11 +44,12 @@ impl Inner {
             Err(failure) if failure.is_missing() => Vec::new(),
             tasks => tasks?,
         };
-        let writer = if tasks.is_empty() {
-            Writer::of(&seen)
-        } else {
+        let writer = if tasks.iter().any(writes) {
             Writer::Runs
+        } else {
+            Writer::of(&seen)
         };
+        let tasks: Vec<String> = tasks.into_iter().map(|task| task.id).collect();
         let grace = u64::try_from(grace_seconds(&seen)).unwrap_or_default();
         let ending = Duration::from_secs(grace.saturating_add(ENDING_SECONDS));
         let limit = self.config.common.deadlines.termination.max(ending);

@@ -63,12 +63,15 @@ pub(crate) fn changed(dir: &File) -> Option<i64> {
     text(dir, CHANGED)?.split('.').next()?.parse().ok()
 }
 
+/// What is in a directory.
 pub(crate) fn names(dir: &File, path: &Path) -> Result<Vec<String>> {
     let failed = |error: Errno| io_error(error.into(), path, "cannot be read");
     let mut names = Vec::new();
     for entry in Dir::read_from(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if let Ok(name) = entry.file_name().to_str() {
+        if let Ok(name) = entry.file_name().to_str()
+            && !matches!(name, "." | "..")
+        {
             names.push(name.to_owned());
         }
     }
@@ -115,6 +118,15 @@ pub(crate) fn text(dir: &File, name: &str) -> Option<String> {
 
 pub(crate) fn is_marked(dir: &File, name: &str) -> bool {
     matches!(dir.get_xattr(name), Ok(Some(_)))
+}
+
+/// Whether a mark could not be read because there is none: the directory has been removed, or its file system has no
+/// marks. Anything else is no answer.
+pub(crate) fn is_no_mark(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::NODATA | Errno::OPNOTSUPP)
+    )
 }
 
 /// Marks are a help: a file system without them is no reason to fail.

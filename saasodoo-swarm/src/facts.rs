@@ -65,6 +65,31 @@ pub(crate) fn hold_of(service: &Value) -> Option<Hold> {
     Some(Hold::from_name(name).unwrap_or(Hold::Maintenance))
 }
 
+/// The replicas that a service gets back once the process before has ended. `None` where the label that says so is only
+/// left over: somebody who does not know it has started the service since.
+pub(crate) fn restarting(service: &Value) -> Option<u64> {
+    let body = service.get("Spec")?;
+    let of = |body: &Value| -> Option<u64> { body.pointer("/Labels")?.get(label::RESTARTING)?.as_str()?.parse().ok() };
+    let before = of(body).filter(|_| convert::replicas(body) == Some(0))?;
+    let left_over = service.get("PreviousSpec").is_some_and(|previous| {
+        // Going down for a restart changes the template as well.
+        of(previous).is_some()
+            && convert::replicas(previous) != Some(0)
+            && previous.get("TaskTemplate") == body.get("TaskTemplate")
+    });
+    (!left_over).then_some(before)
+}
+
+/// Its creation shall start it and has not come to it. Who starts, stops or suspends it by this library takes the label
+/// away; whoever does not know the label shows in what the service was before.
+pub(crate) fn is_unfinished(service: &Value) -> bool {
+    let replicas = |body: &str| service.get(body).and_then(convert::replicas);
+    label_of(service, label::UNFINISHED).is_some()
+        && replicas("Spec") == Some(0)
+        && replicas("PreviousSpec").is_none_or(|before| before == 0)
+        && hold_of(service).is_none()
+}
+
 /// Puts an observation together.
 ///
 /// # Errors
@@ -161,9 +186,14 @@ pub(crate) fn facts(service: &Value, tasks: &[Task], now: Timestamp) -> Facts {
         && current.is_some_and(|task| task.generation != template);
     facts.obstacle = update.obstacle();
     // Down for a moment, until the process before has ended: it will be started again.
-    if let (0, Some(replicas)) = (desired, convert::restarting(body)) {
+    if let (0, Some(replicas)) = (desired, restarting(service)) {
         facts.desired = u32::try_from(replicas).unwrap_or(u32::MAX);
         facts.transition = Some(Transition::Restart);
+    }
+    // Made, and not started yet.
+    if is_unfinished(service) {
+        facts.desired = 1;
+        facts.transition = Some(Transition::Create);
     }
     facts
 }
@@ -224,7 +254,10 @@ impl Update {
                 let counter = |body: &Value| body.pointer("/TaskTemplate/ForceUpdate").and_then(Value::as_u64);
                 let template = |body: &Value| body.get("TaskTemplate").map(Generation::of);
                 if convert::replicas(previous) == Some(0) && convert::replicas(body) != Some(0) {
-                    Some(Transition::Start)
+                    let first = previous
+                        .pointer("/Labels")
+                        .and_then(|labels| labels.get(label::UNFINISHED));
+                    Some(first.map_or(Transition::Start, |_| Transition::Create))
                 } else if counter(previous) != counter(body) {
                     Some(Transition::Restart)
                 } else if template(previous) != template(body) {

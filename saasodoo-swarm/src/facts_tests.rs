@@ -5,7 +5,7 @@ use saasodoo_core::{Bytes, Cause, Config, InstanceId, InstanceSpec, InstanceStat
 use serde_json::{Value, json};
 
 use crate::config::SwarmConfig;
-use crate::facts::{Disk, instance};
+use crate::facts::{Disk, instance, is_unfinished};
 use crate::task::Task;
 
 const ID: &str = "0a1b2c3d-1111-4222-8333-444455556666";
@@ -621,4 +621,48 @@ pub(crate) fn spec() -> InstanceSpec {
         "acme".parse().expect("a name"),
         "bitnamilegacy/odoo:17".parse().expect("an image"),
     )
+}
+
+#[test]
+fn a_creation_is_unfinished_until_somebody_decides_about_power() {
+    let mut service = legacy(0);
+    assert!(!is_unfinished(&service));
+    service["Spec"]["Labels"]["saasodoo.creation.unfinished"] = json!("true");
+    assert!(is_unfinished(&service));
+    // A change of something else.
+    let touched = changed(service.clone(), |body| body["Labels"]["other"] = json!("x"));
+    assert!(is_unfinished(&touched));
+    let mut held = service.clone();
+    held["Spec"]["Labels"]["saasodoo.hold"] = json!("maintenance");
+    assert!(!is_unfinished(&held));
+    // Started and stopped by somebody who does not know the label.
+    let ran = changed(service.clone(), |body| {
+        body["Mode"]["Replicated"]["Replicas"] = json!(1)
+    });
+    assert!(!is_unfinished(&ran));
+    service["Spec"]["Mode"]["Replicated"]["Replicas"] = json!(1);
+    assert!(!is_unfinished(&service));
+}
+
+#[test]
+fn a_new_service_is_creating_from_the_first_moment_on() {
+    let mut service = legacy(0);
+    service["Spec"]["Labels"]["saasodoo.creation.unfinished"] = json!("true");
+    assert_eq!(seen(&service, &[]).0, InstanceStatus::Creating);
+    let launched = changed(legacy(1), |body| {
+        body["Mode"]["Replicated"]["Replicas"] = json!(0);
+        body["Labels"]["saasodoo.creation.unfinished"] = json!("true");
+    });
+    for tasks in [vec![], vec![task(1, "running", "preparing")]] {
+        assert_eq!(seen(&launched, &tasks).0, InstanceStatus::Creating, "{tasks:?}");
+    }
+    assert_eq!(
+        seen(&launched, &[task(1, "running", "running")]).0,
+        InstanceStatus::Running
+    );
+    assert_eq!(seen(&started(), &[]).0, InstanceStatus::Starting);
+    // Asked to stay stopped, or held.
+    assert_eq!(seen(&legacy(0), &[]).0, InstanceStatus::Stopped);
+    service["Spec"]["Labels"]["saasodoo.hold"] = json!("suspended");
+    assert_eq!(seen(&service, &[]).0, InstanceStatus::Paused);
 }

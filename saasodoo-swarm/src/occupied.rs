@@ -110,12 +110,12 @@ impl Inner {
         .with_advice("try again when it has ended; two writers would destroy the data"))
     }
 
-    /// The tasks of a service that can still write, by its id on Swarm: a task keeps the labels that its service had when
+    /// The tasks of a service that can still write or may come to, by its id on Swarm: a task keeps the labels that its service had when
     /// it was made, so one of a service that got its id later is not found by that.
-    pub(crate) async fn live_tasks(&self, service: &str) -> Answer<Vec<String>> {
-        let tasks = self.tasks_with("service", &[service.to_owned()]).await?;
-        let live = tasks.into_iter().filter(|task| task.unit().is_live());
-        Ok(live.map(|task| task.id).collect())
+    pub(crate) async fn live_tasks(&self, service: &str) -> Answer<Vec<Task>> {
+        let mut tasks = self.tasks_with("service", &[service.to_owned()]).await?;
+        tasks.retain(|task| task.unit().is_live());
+        Ok(tasks)
     }
 
     /// All tasks that a filter of the daemon lets through.

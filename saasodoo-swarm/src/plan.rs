@@ -99,7 +99,7 @@ impl Inner {
     async fn plan_power(&self, id: InstanceId, power: Power) -> Result<Plan> {
         let seen = self.existing(id).await?;
         let mut plan = Plan::nothing(id);
-        let Some(body) = powered(&seen, power)? else {
+        let Some(body) = powered(&seen, power, self.clock.now())? else {
             return Ok(plan);
         };
         if starts(&seen, &body) {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use saasodoo_core::{
     BackendKind, Error, ErrorKind, Facts, Hold, Instance, InstanceId, Power, Result, Retry, decide_power,
 };
@@ -30,16 +31,18 @@ impl Inner {
     pub(crate) async fn set_power(&self, id: InstanceId, power: Power) -> Result<Instance> {
         for attempt in 0..ATTEMPTS {
             let mut seen = self.existing(id).await?;
-            let Some(mut body) = powered(&seen, power)? else {
+            let Some(mut body) = powered(&seen, power, self.clock.now())? else {
                 return self.observe(&seen).await;
             };
             if starts(&seen, &body) {
                 self.check_start(&seen).await?;
                 if seen.any_live() {
                     let limit = self.config.common.deadlines.termination;
-                    seen = self.until(id, limit, |seen| !seen.any_live()).await?;
-                    // Somebody may have decided otherwise in the meantime.
-                    match powered(&seen, power)? {
+                    seen = self.until(id, limit, |seen| !seen.any_live() || !is_down(seen)).await?;
+                    // Somebody may have decided otherwise in the meantime. Or started it, which is all that was asked:
+                    // the restart of what was down for a moment is a start.
+                    let power = if is_down(&seen) { power } else { Power::Start };
+                    match powered(&seen, power, self.clock.now())? {
                         Some(again) => body = again,
                         None => return self.observe(&seen).await,
                     }
@@ -97,12 +100,13 @@ impl Inner {
     pub(crate) async fn start_again(&self, id: InstanceId, limit: Duration) -> Result<()> {
         let limit = limit.max(self.config.common.deadlines.termination);
         for attempt in 0..ATTEMPTS {
-            let seen = self.until(id, limit, |seen| !seen.any_live()).await?;
+            let decided = |seen: &Seen| !is_down(seen) || facts::restarting(&seen.service).is_none();
+            let seen = self.until(id, limit, |seen| !seen.any_live() || decided(seen)).await?;
             // Stopped, held or started by somebody else in the meantime.
-            if convert::restarting(seen.body()).is_none() || facts::hold_of(&seen.service).is_some() {
+            if decided(&seen) || facts::hold_of(&seen.service).is_some() {
                 return Ok(());
             }
-            let Some(body) = powered(&seen, Power::Start)? else {
+            let Some(body) = powered(&seen, Power::Start, self.clock.now())? else {
                 return Ok(());
             };
             if self.post(&seen, &body).await? {
@@ -152,9 +156,14 @@ pub(crate) fn no_directory(source: Option<&str>) -> Error {
     .with_advice("mount CephFS, or find out who moved the directory")
 }
 
+/// Nothing shall run now.
+fn is_down(seen: &Seen) -> bool {
+    convert::replicas(seen.body()) == Some(0)
+}
+
 /// Nothing shall run now, and something shall with this body.
 pub(crate) fn starts(seen: &Seen, body: &Value) -> bool {
-    convert::replicas(seen.body()) == Some(0) && convert::replicas(body) != Some(0)
+    is_down(seen) && convert::replicas(body) != Some(0)
 }
 
 /// With this body Swarm replaces the running task.
@@ -190,23 +199,30 @@ fn overlaps(before: &Value, after: &Value) -> Option<Duration> {
 ///
 /// A suspension is taken away by a resume only, and any other hold by the operator who made it: neither is gone around
 /// by a start or a restart.
-pub(crate) fn powered(seen: &Seen, power: Power) -> Result<Option<Value>> {
+pub(crate) fn powered(seen: &Seen, power: Power, now: Timestamp) -> Result<Option<Value>> {
     let replicas = convert::replicas(seen.body())
         .ok_or_else(|| Error::unsupported("mode", "the service is not replicated, so it cannot be stopped"))?;
     let hold = facts::hold_of(&seen.service);
-    let interrupted = convert::restarting(seen.body());
+    let interrupted = facts::restarting(&seen.service);
     // A restart that was interrupted half way goes on.
     let desired = if power == Power::Restart {
         interrupted.map_or(replicas, |before| before.max(1))
     } else {
         replicas
     };
-    let mut asked = Facts::new(u32::try_from(desired).unwrap_or(u32::MAX), jiff::Timestamp::UNIX_EPOCH);
+    let mut asked = Facts::new(u32::try_from(desired).unwrap_or(u32::MAX), Timestamp::UNIX_EPOCH);
     asked.hold = hold;
     decide_power(&asked, power)?;
     let mut body = seen.body().clone();
+    if matches!(power, Power::Start | Power::Stop | Power::Suspend) {
+        // Whatever its creation was about to do, this is later.
+        convert::set_label(&mut body, label::UNFINISHED, None);
+    }
     match power {
-        Power::Restart if replicas > 0 => convert::force_update(&mut body),
+        Power::Restart if replicas > 0 => {
+            convert::force_update(&mut body);
+            convert::set_label(&mut body, label::RESTARTING, None);
+        }
         // A restart that was interrupted half way is a start by now.
         Power::Start | Power::Restart => {
             if replicas == 0 {
@@ -223,11 +239,12 @@ pub(crate) fn powered(seen: &Seen, power: Power) -> Result<Option<Value>> {
             convert::set_replicas(&mut body, 0);
             convert::set_label(&mut body, label::RESTARTING, None);
             convert::set_label(&mut body, label::HOLD, Some(Hold::Suspended.as_str().to_owned()));
-            fence::raise(&mut body);
+            fence::raise(&mut body, now);
         }
         Power::Resume => {
             if hold == Some(Hold::Suspended) {
                 convert::set_label(&mut body, label::HOLD, None);
+                convert::set_label(&mut body, label::RESTARTING, None);
             }
             if hold.is_none_or(|hold| hold == Hold::Suspended) && fence::is_raised(&body) {
                 // Whoever scaled it up in the meantime would have it run now.

@@ -15,7 +15,7 @@ use crate::directory::{
 use crate::fence;
 use crate::read::Seen;
 use crate::storage::DataRoot;
-use crate::task::timestamp;
+use crate::task::{Task, timestamp};
 
 /// By how much clocks may differ, and how late CephFS tells the directories above about a change.
 const SLACK_SECONDS: i64 = 60;
@@ -57,20 +57,23 @@ impl Writer {
     pub(crate) fn of(seen: &Seen) -> Self {
         // Behind the constraint of a suspension nothing runs, whatever the number of replicas.
         let stopped = convert::replicas(seen.body()) == Some(0) || fence::is_raised(seen.body());
-        if !stopped
-            || seen
-                .tasks
-                .iter()
-                .any(|task| task.unit().is_live() && task.state != "pending")
-        {
+        if !stopped || seen.tasks.iter().any(writes) {
             return Self::Runs;
         }
         let updated = seen.service.get("UpdatedAt").and_then(Value::as_str);
         match updated.and_then(timestamp) {
-            Some(updated) => Self::StoppedBy(updated.as_second().saturating_add(grace_seconds(seen))),
+            Some(updated) => {
+                let since = fence::raised_at(seen.body()).map_or(updated, |raised| raised.min(updated));
+                Self::StoppedBy(since.as_second().saturating_add(grace_seconds(seen)))
+            }
             None => Self::Runs,
         }
     }
+}
+
+/// Whether a task can write. One that no node fits yet cannot, and starts behind a suspension never.
+pub(crate) fn writes(task: &Task) -> bool {
+    task.unit().is_live() && task.state != "pending"
 }
 
 /// How long a task of the service may take to end.

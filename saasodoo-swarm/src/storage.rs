@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
 use rustix::io::Errno;
 use saasodoo_core::{BackendKind, Bytes, Deadlines, Error, ErrorKind, InstanceId, Result, Retry};
@@ -19,16 +20,18 @@ use xattr::FileExt;
 use crate::config::QuotaPolicy;
 use crate::directory::{
     ADOPTED, OWNER, QUOTA, RETAINED, USED, check_free, check_owner, data_exists, fail, inode, io_error, is_marked,
-    is_purged, mark, missing, names, no_quota, number, text,
+    is_no_mark, is_purged, mark, missing, names, no_quota, number, text,
 };
 use crate::facts::Disk;
-use crate::retained::{Left, touch};
+use crate::retained::{Left, Traces, Writer, touch};
 
 /// Calls to the file system that may be under way at once. One that hangs keeps its thread, and the threads are shared
 /// with everything else in the process.
 const CALLS: usize = 16;
 /// Purges take long, and may not keep the others out.
 const PURGES: usize = 4;
+/// Looks at all directories under the root, of which there can be thousands, may not keep the others out either.
+const SCANS: usize = 2;
 /// How long a call waits for another to end before the file system counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -40,6 +43,7 @@ pub(crate) struct DataRoot {
     deadlines: Deadlines,
     calls: Arc<Semaphore>,
     purges: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
 }
 
 /// A directory that is ready to be mounted, and how to take that back.
@@ -63,6 +67,8 @@ enum Undo {
     Restore {
         quota: Option<Option<u64>>,
         owner: bool,
+        /// When that was, in seconds, if until then nobody but its deleted instance had written to it.
+        unused: Option<i64>,
     },
 }
 
@@ -74,6 +80,7 @@ impl DataRoot {
             deadlines,
             calls: Arc::new(Semaphore::new(CALLS)),
             purges: Arc::new(Semaphore::new(PURGES)),
+            scans: Arc::new(Semaphore::new(SCANS)),
         }
     }
 
@@ -117,6 +124,15 @@ impl DataRoot {
     ) -> Result<T> {
         self.blocking(&self.calls, PATIENCE, self.deadlines.write, Retry::OutcomeUnknown, work)
             .await
+    }
+
+    /// Runs a look at all directories, which may take as long as a change.
+    pub(crate) async fn scanning<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let limit = self.deadlines.write;
+        self.blocking(&self.scans, limit, limit, Retry::After(None), work).await
     }
 
     /// Runs a purge, which looks at the deadline itself.
@@ -221,16 +237,13 @@ impl DataRoot {
     /// Makes a new directory with its quota. One that is there and empty, as an interrupted creation leaves it, will
     /// do; one with anything in it is a conflict and is not touched.
     pub(crate) async fn make(&self, relative: String, id: InstanceId, size: Bytes) -> Result<Prepared> {
-        self.writing(move |root| {
-            root.check_new(&relative, id)?;
-            root.make_now(&relative, id, size)
-        })
-        .await
+        self.free(relative.clone(), id).await?;
+        self.writing(move |root| root.make_now(&relative, id, size)).await
     }
 
     /// Whether a new directory could be made.
     pub(crate) async fn free(&self, relative: String, id: InstanceId) -> Result<()> {
-        self.reading(move |root| root.check_new(&relative, id)).await
+        self.scanning(move |root| root.check_new(&relative, id)).await
     }
 
     /// Refuses a new directory when there is data under its name, or data of the instance under another one.
@@ -320,9 +333,13 @@ impl DataRoot {
             .with_advice("repeat the purge until it succeeds"));
         }
         let before = quota_of(&dir);
+        // What follows changes the directory, so what it says now must be judged before.
+        let unused = is_marked(&dir, RETAINED) && Traces::of(&dir, &path)?.check(&path, Writer::Gone).is_ok();
         let grown = self.grow_now(&dir, &path, size)?;
         let owner = text(&dir, OWNER).is_none();
-        mark(&dir, OWNER, &id.to_string());
+        if owner {
+            mark(&dir, OWNER, &id.to_string());
+        }
         Ok(Prepared {
             inode: inode(&dir, &path)?,
             path,
@@ -333,6 +350,7 @@ impl DataRoot {
             undo: Undo::Restore {
                 quota: grown.then_some(before),
                 owner,
+                unused: (unused && (grown || owner)).then(|| Timestamp::now().as_second()),
             },
         })
     }
@@ -385,7 +403,15 @@ impl DataRoot {
                     let removed = unlinkat(self.open_root()?, relative, AtFlags::REMOVEDIR);
                     removed.map_err(|error| io_error(error.into(), &prepared.path, "cannot be removed"))?;
                 }
-                Undo::Restore { quota, owner } => {
+                Undo::Restore { quota, owner, unused } => {
+                    // The changes of this library itself are nobody else's use of it.
+                    if let Some(since) = unused
+                        && Traces::of(&dir, &prepared.path)?
+                            .check(&prepared.path, Writer::StoppedBy(since))
+                            .is_ok()
+                    {
+                        mark(&dir, RETAINED, &Timestamp::now().as_second().to_string());
+                    }
                     if owner {
                         let _ = dir.remove_xattr(OWNER);
                     }
@@ -461,7 +487,7 @@ impl DataRoot {
 
     /// The directory that an instance of this id left behind: by its mark, or by today's name where that is known.
     pub(crate) async fn find_left(&self, id: InstanceId, expected: Option<String>) -> Result<Option<Left>> {
-        self.reading(move |root| root.find_left_now(id, expected.as_deref()))
+        self.scanning(move |root| root.find_left_now(id, expected.as_deref()))
             .await
     }
 
@@ -493,7 +519,11 @@ impl DataRoot {
         for name in names(&root, &self.root)? {
             let path = self.root.join(&name);
             // Without opening each of thousands; what fits is looked at again once it is open.
-            let marked = matches!(xattr::get(&path, OWNER), Ok(Some(value)) if value == owner.as_bytes());
+            let marked = match xattr::get(&path, OWNER) {
+                Ok(value) => value.is_some_and(|value| value == owner.as_bytes()),
+                Err(error) if is_no_mark(&error) => false,
+                Err(error) => return Err(io_error(error, &path, "does not say whose it is")),
+            };
             if marked
                 && let Some(dir) = self.open_in(&root, &name)?
                 && text(&dir, OWNER).as_deref() == Some(&owner)

@@ -1,13 +1,15 @@
 //! Directories on a file system without quotas: what is made, taken back and deleted, and what never is.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
 use saasodoo_core::{Bytes, Deadlines, ErrorKind, InstanceId, ObjectIdentity, Retry};
 
 use crate::config::QuotaPolicy;
+use crate::directory::is_no_mark;
 use crate::retained::Writer;
 use crate::storage::DataRoot;
 
@@ -362,4 +364,95 @@ async fn data_is_found_by_its_owner_whatever_its_name_and_kept_from_others() {
     assert!(root.find_left(other, None).await.expect("read").is_some());
     root.undo(adopted).await;
     assert!(root.find_left(other, None).await.expect("read").is_none());
+}
+
+/// Marks and quotas that this library sets move the time by which a purge knows that something else writes.
+#[tokio::test]
+async fn an_adoption_that_was_taken_back_is_nobody_elses_use_of_the_data() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let retained = || {
+        let value = xattr::get(&path, "user.saasodoo.retained").expect("read");
+        value.map(|value| {
+            String::from_utf8(value)
+                .expect("UTF-8")
+                .parse::<i64>()
+                .expect("seconds")
+        })
+    };
+    // Nothing says since when it is left behind, and nothing does afterwards.
+    let adopted = root.adopt(path.clone(), id, SIZE, true).await.expect("adopted");
+    root.undo(adopted).await;
+    assert_eq!(retained(), None);
+    xattr::set(&path, "user.saasodoo.retained", b"1000").expect("a mark");
+    let adopted = root.adopt(path.clone(), id, SIZE, true).await.expect("adopted");
+    assert_eq!(retained(), Some(1000));
+    root.undo(adopted).await;
+    assert!(retained().is_some_and(|retained| retained > 1000), "{:?}", retained());
+    assert_eq!(xattr::get(&path, "user.saasodoo.instance").expect("read"), None);
+}
+
+#[tokio::test]
+async fn a_mark_that_is_there_is_not_set_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    xattr::set(&path, "user.saasodoo.instance", id.to_string().as_bytes()).expect("a mark");
+    let changed = |path: &Path| {
+        let meta = std::fs::metadata(path).expect("there");
+        (meta.ctime(), meta.ctime_nsec())
+    };
+    let before = changed(&path);
+    // Until the file system's clock has made a step.
+    let probe = dir.path().join("probe");
+    while std::fs::write(&probe, "x").is_err() || changed(&probe) == before {}
+    let adopted = root.adopt(path.clone(), id, SIZE, true).await.expect("adopted");
+    root.undo(adopted).await;
+    assert_eq!(changed(&path), before);
+}
+
+#[test]
+fn a_mark_that_cannot_be_read_is_not_absent() {
+    for (error, absent) in [
+        (Errno::NOENT, true),
+        (Errno::NODATA, true),
+        (Errno::OPNOTSUPP, true),
+        (Errno::ACCESS, false),
+        (Errno::IO, false),
+        (Errno::STALE, false),
+    ] {
+        assert_eq!(is_no_mark(&error.into()), absent, "{error}");
+    }
+}
+
+/// Looks at thousands of directories that hang keep nobody else out.
+#[tokio::test(start_paused = true)]
+async fn scans_have_their_own_threads() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = root(dir.path());
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
+    let hung: Vec<_> = (0..20)
+        .map(|_| {
+            let (root, gate) = (root.clone(), std::sync::Arc::clone(&gate));
+            tokio::spawn(async move {
+                root.scanning(move |_| {
+                    let _ = gate.lock().map(|gate| gate.recv());
+                    Ok(())
+                })
+                .await
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let path = dir.path().join("a").to_string_lossy().into_owned();
+    assert!(root.identify(&path).await.expect("not kept out").is_none());
+    drop(go);
+    for call in hung {
+        call.await.expect("no panic").expect("it comes back");
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use common::recorder::{Recorder, Reply, Request};
 use saasodoo_core::{
     CreateOptions, DataPolicy, DatabaseEndpoint, DeleteOptions, EnsureOutcome, ErrorKind, InstanceId,
-    InstanceOrchestrator, InstanceSpec, Operation, Retry,
+    InstanceOrchestrator, InstanceSpec, InstanceStatus, Operation, Retry,
 };
 use saasodoo_swarm::{Credentials, DockerHost, QuotaPolicy, SwarmOrchestrator};
 use serde_json::{Value, json};
@@ -247,13 +247,19 @@ async fn an_interrupted_creation_is_finished_by_the_next_call() {
         .await
         .expect_err("the daemon is gone");
     daemon.lock().expect("no panic").odd = None;
-    // What a call that was killed leaves.
+    // What a call that was killed leaves, and what somebody has labelled since.
     if daemon.lock().expect("no panic").services.is_empty() {
         let requests = recorder.requests();
         let made = requests.iter().find(|request| request.path == "/services/create");
         daemon.lock().expect("no panic").add(made.expect("made").json());
         let name = format!("odoo_data_acme_{}", spec.id.short());
         std::fs::create_dir(root.path().join(name)).expect("a directory");
+    }
+    {
+        let mut daemon = daemon.lock().expect("no panic");
+        let service = &mut daemon.services[0];
+        service["PreviousSpec"] = service["Spec"].clone();
+        service["Spec"]["Labels"]["traefik.http.routers.other.tls"] = json!("true");
     }
     let ensured = swarm.create(&spec, CreateOptions::new()).await.expect("finished");
     assert_eq!(ensured.outcome, EnsureOutcome::Unchanged);
@@ -282,6 +288,70 @@ async fn a_service_that_somebody_has_started_is_not_taken_back() {
         .expect_err("a failed check");
     assert_eq!(daemon.lock().expect("no panic").services.len(), 1);
     assert_eq!(std::fs::read_dir(root.path()).expect("the root").count(), 1);
+}
+
+/// Somebody starts it, and no look succeeds from then on.
+#[tokio::test]
+async fn a_service_that_cannot_be_looked_at_is_not_taken_back() {
+    let root = tempfile::tempdir().expect("a root");
+    let (recorder, daemon) = serve(Daemon {
+        odd: Some(Box::new(|daemon, request| {
+            let made = !daemon.services.is_empty();
+            (made && request.method == "GET").then(|| {
+                daemon.services[0]["Spec"]["Mode"]["Replicated"]["Replicas"] = json!(1);
+                lost()
+            })
+        })),
+        ..Daemon::default()
+    });
+    let swarm = orchestrator(&recorder, root.path());
+    swarm
+        .create(&spec(), CreateOptions::new())
+        .await
+        .expect_err("a failed check");
+    assert_eq!(deletions(&recorder), 0);
+    assert_eq!(daemon.lock().expect("no panic").services.len(), 1);
+    assert_eq!(std::fs::read_dir(root.path()).expect("the root").count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_held_before_it_was_started_is_not_started() {
+    let root = tempfile::tempdir().expect("a root");
+    let (recorder, daemon) = serve(Daemon {
+        odd: Some(Box::new(|daemon, request| {
+            // Between the service and its start.
+            if !daemon.services.is_empty() && request.method == "GET" {
+                daemon.services[0]["Spec"]["Labels"]["saasodoo.hold"] = json!("suspended");
+            }
+            None
+        })),
+        ..Daemon::default()
+    });
+    let swarm = orchestrator(&recorder, root.path());
+    let ensured = swarm.create(&spec(), CreateOptions::new()).await.expect("created");
+    assert_eq!(ensured.instance.status, InstanceStatus::Paused);
+    let service = daemon.lock().expect("no panic").services[0].clone();
+    assert_eq!(service["Spec"]["Mode"]["Replicated"]["Replicas"], 0);
+    assert!(service["Spec"]["Labels"].get("saasodoo.creation.unfinished").is_none());
+}
+
+#[tokio::test]
+async fn what_is_stopped_before_it_was_started_is_not_started() {
+    let root = tempfile::tempdir().expect("a root");
+    let (recorder, daemon) = serve(Daemon {
+        odd: Some(Box::new(|daemon, request| {
+            if !daemon.services.is_empty() && request.method == "GET" {
+                let labels = daemon.services[0]["Spec"]["Labels"].as_object_mut();
+                labels.expect("labels").remove("saasodoo.creation.unfinished");
+            }
+            None
+        })),
+        ..Daemon::default()
+    });
+    let swarm = orchestrator(&recorder, root.path());
+    let ensured = swarm.create(&spec(), CreateOptions::new()).await.expect("created");
+    assert_eq!(ensured.instance.status, InstanceStatus::Stopped);
+    assert_eq!(daemon.lock().expect("no panic").services.len(), 1);
 }
 
 /// Somebody starts it, and no look succeeds from then on.

@@ -367,15 +367,15 @@ async fn a_service_of_docker_py_is_adopted_and_operated() {
         step("restart", &["/TaskTemplate/ForceUpdate"]);
         running(&swarm, id).await;
         swarm.set_power(id, Power::Suspend).await.expect("accepted");
-        let fence = "/TaskTemplate/Placement/Constraints";
+        let (fence, since) = ("/TaskTemplate/Placement/Constraints", "/Labels/saasodoo.suspended-at");
         step(
             "suspend",
-            &["/Labels/saasodoo.hold", "/Mode/Replicated/Replicas", fence],
+            &["/Labels/saasodoo.hold", since, "/Mode/Replicated/Replicas", fence],
         );
         let error = swarm.set_power(id, Power::Start).await.expect_err("held");
         assert_eq!(error.kind(), ErrorKind::NotAllowed, "{error}");
         swarm.set_power(id, Power::Resume).await.expect("accepted");
-        step("resume", &["/Labels/saasodoo.hold", fence]);
+        step("resume", &["/Labels/saasodoo.hold", since, fence]);
         swarm.set_power(id, Power::Start).await.expect("accepted");
         running(&swarm, id).await;
         let lines: Vec<_> = swarm.logs(id, LogOptions::tail(5)).try_collect().await.expect("a log");

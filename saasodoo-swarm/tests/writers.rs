@@ -31,6 +31,8 @@ struct Daemon {
     version: u64,
     /// What is there beside the service once it has been changed.
     late: Option<Value>,
+    /// At this many looks at tasks, somebody else has started it again.
+    started_after: usize,
 }
 
 impl Daemon {
@@ -42,6 +44,7 @@ impl Daemon {
             looks: 0,
             version: 10,
             late: None,
+            started_after: usize::MAX,
         }
     }
 
@@ -61,6 +64,15 @@ impl Daemon {
             }
             ("GET", "/tasks") => {
                 self.looks += 1;
+                if self.looks == self.started_after {
+                    self.version += 1;
+                    let service = &mut self.services[0];
+                    service["Version"]["Index"] = json!(self.version);
+                    service["Spec"]["Mode"]["Replicated"]["Replicas"] = json!(1);
+                    let labels = service["Spec"]["Labels"].as_object_mut().expect("labels");
+                    labels.remove("saasodoo.restarting");
+                    self.tasks = vec![task("t9", "running", "running")];
+                }
                 if self.looks >= self.ends_after {
                     self.tasks.retain(|task| task["DesiredState"] == "running");
                 }
@@ -318,6 +330,57 @@ async fn an_update_that_was_interrupted_half_way_is_gone_on_with() {
         .update(id(), &change, UpdateOptions::new())
         .await
         .expect("gone on");
+    assert_eq!(case.replicas(), [1]);
+    assert!(case.body()["Labels"].get("saasodoo.restarting").is_none());
+}
+
+/// The process that the loser waits for to end is the one that the winner has started.
+#[tokio::test]
+async fn the_slower_of_two_starts_or_restarts_is_done_when_the_other_one_is() {
+    for (power, interrupted) in [(Power::Start, false), (Power::Restart, true)] {
+        let case = Case::new(|root| {
+            let mut service = service(0, root);
+            if interrupted {
+                service["Spec"]["Labels"]["saasodoo.restarting"] = json!("1");
+            }
+            Daemon {
+                tasks: vec![task("t1", "remove", "running")],
+                started_after: 3,
+                ..Daemon::of(service)
+            }
+        });
+        case.swarm.set_power(id(), power).await.expect("started by the other");
+        assert!(case.posts().is_empty(), "{power:?}");
+    }
+    // In the second step of its own restart.
+    let case = Case::new(|root| {
+        let mut service = service(1, root);
+        service["Spec"]["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"] = json!(60_000_000_000_u64);
+        Daemon {
+            tasks: vec![task("t1", "running", "running")],
+            started_after: 4,
+            ..Daemon::of(service)
+        }
+    });
+    case.swarm.set_power(id(), Power::Restart).await.expect("restarted");
+    assert_eq!(case.replicas(), [0]);
+}
+
+#[tokio::test]
+async fn an_old_label_of_a_restart_goes_with_the_next_change() {
+    let case = Case::new(|root| {
+        let mut service = service(1, root);
+        service["Spec"]["Labels"]["saasodoo.restarting"] = json!("1");
+        Daemon {
+            tasks: vec![task("t1", "running", "running")],
+            ..Daemon::of(service)
+        }
+    });
+    let change = InstanceChange::new().memory(Bytes::from_gib(4));
+    case.swarm
+        .update(id(), &change, UpdateOptions::new())
+        .await
+        .expect("updated");
     assert_eq!(case.replicas(), [1]);
     assert!(case.body()["Labels"].get("saasodoo.restarting").is_none());
 }

@@ -234,6 +234,25 @@ async fn a_restart_forgets_no_placement() {
     std::fs::remove_file(path).expect("removed");
 }
 
+/// Who begins a migration of a tenant that is not on the source learns nothing about where it lives.
+#[tokio::test(start_paused = true)]
+async fn a_migration_that_finds_nothing_moves_nobody() {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let (id, unknown) = (scenario.ids()[0], InstanceId::random());
+    let journal = Arc::new(MemoryJournal::new());
+    let placement = JournalPlacement::open(journal, BackendKind::Swarm).await;
+    let placement = Arc::new(placement.expect("readable"));
+    let migrator = scenario.migrator().journal(placement.clone()).build();
+    let control = Control::new();
+    migrator.migrate(id, Force::none(), &control).await.expect("moved");
+    migrator.finish(id, true).await.expect("finished");
+    for (id, placed) in [(id, Some(Placement::At(Place::Secondary))), (unknown, None)] {
+        let record = migrator.retry(id, Force::none(), &control).await.expect("a look");
+        assert_eq!(record.step, Step::RolledBack);
+        assert_eq!(placement.get(id).await.expect("known"), placed);
+    }
+}
+
 /// A journal that ends in the middle: what a killed process leaves.
 #[tokio::test(start_paused = true)]
 async fn a_migration_that_was_killed_half_way_is_still_a_move_after_a_restart() {

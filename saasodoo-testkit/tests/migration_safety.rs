@@ -72,6 +72,15 @@ async fn absence_is_no_fence() {
     let named = between(&elsewhere).identities("swarm a", "cluster b").build();
     let error = named.rollback(spec.id).await.expect_err("another platform");
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    // An operator's word that it is the same one is no word that it may be gone there.
+    let renamed = Force::none()
+        .accept_platform(Side::Source)
+        .accept_platform(Side::Target);
+    let error = named
+        .rollback_with(spec.id, renamed)
+        .await
+        .expect_err("it may run elsewhere");
+    assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
     let up = InstanceStatus::Running;
     assert_eq!(scenario.new.status(spec.id).await.expect("read"), up);
     assert_eq!(
@@ -192,6 +201,267 @@ async fn a_tenant_taken_back_by_hand_is_left_alone() {
     assert_eq!(record.step, Step::RolledBack);
     assert_eq!(scenario.old.status(spec.id).await.expect("read"), up);
     assert_eq!(scenario.old.violations(), []);
+}
+
+/// The end of a tenant's life, and a bad moment of its target, leave nobody stuck between the window and the removal.
+#[tokio::test(start_paused = true)]
+async fn a_removal_of_the_source_is_no_trap() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    let control = Control::new();
+    migrator.migrate(spec.id, Force::none(), &control).await.expect("moved");
+    scenario.new.cause(spec.id, Trouble::CrashLoop { exit_code: 1 });
+    pass(60).await;
+    let error = migrator.finish(spec.id, true).await.expect_err("it is not well");
+    assert_eq!(error.kind(), ErrorKind::NotAllowed, "{error}");
+    let record = migrator.status(spec.id).await.expect("read").expect("known");
+    assert_eq!(record.step, Step::Committed);
+    scenario.new.clear(spec.id);
+    pass(60).await;
+
+    // The first read is the last one that succeeds: the removal has begun, and nothing was deleted.
+    let fails = |plan: FaultPlan, nth| plan.on(OperationKind::Get, nth, Fault::Fail(ErrorKind::Unavailable));
+    scenario.old.plan_faults((2..1000).fold(FaultPlan::new(), fails));
+    migrator.finish(spec.id, true).await.expect_err("it cannot be seen");
+    scenario.old.plan_faults(FaultPlan::new());
+    let record = migrator.status(spec.id).await.expect("read").expect("known");
+    assert_eq!((record.step, record.source_deleted), (Step::RemoveSource, false));
+    scenario.new.cause(spec.id, Trouble::CrashLoop { exit_code: 1 });
+    pass(60).await;
+    migrator.finish(spec.id, true).await.expect_err("it is not well");
+    let record = migrator.rollback(spec.id).await.expect("the source is there");
+    assert_eq!(record.step, Step::RolledBack);
+    let up = InstanceStatus::Running;
+    assert_eq!(scenario.old.status(spec.id).await.expect("read"), up);
+    assert_eq!(scenario.old.violations(), []);
+
+    // Deleted through the service.
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    migrator.migrate(spec.id, Force::none(), &control).await.expect("moved");
+    let retain = saasodoo_core::DeleteOptions::retain();
+    scenario.new.delete(spec.id, retain).await.expect("deleted");
+    pass(60).await;
+    let error = migrator.finish(spec.id, true).await.expect_err("it is gone");
+    assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+    let force = Force::none().accept_absent(Side::Target);
+    let record = migrator.finish_with(spec.id, true, force).await.expect("finished");
+    assert_eq!(record.step, Step::Finished);
+    let error = scenario.old.get(spec.id).await.expect_err("removed");
+    assert!(error.is_not_found(), "{error}");
+    migrator
+        .rollback(spec.id)
+        .await
+        .expect_err("there is nothing to go back to");
+    assert_eq!(scenario.old.violations(), []);
+}
+
+/// What billing and customers do on the target once visitors are sent there holds on the source as well.
+#[tokio::test(start_paused = true)]
+async fn who_is_stopped_during_the_bake_is_not_started_on_the_way_back() {
+    for journal_on_objects in [false, true] {
+        for (power, status) in [
+            (Power::Stop, InstanceStatus::Stopped),
+            (Power::Suspend, InstanceStatus::Paused),
+        ] {
+            let (scenario, spec, _) = one().await;
+            let migrator = if journal_on_objects {
+                on_objects(&scenario)
+            } else {
+                scenario.migrator().config(quick()).build()
+            };
+            let (mut progress, new, id) = (migrator.progress(), scenario.new.clone(), spec.id);
+            tokio::spawn(async move {
+                while let Some(progress) = progress.next().await {
+                    if matches!(progress.event, Event::Baking { .. }) {
+                        pass(3).await;
+                        new.set_power(id, power).await.expect("done");
+                    }
+                }
+            });
+            scenario.old.forget_calls();
+            let record = migrator
+                .migrate(spec.id, Force::none(), &Control::new())
+                .await
+                .expect("it ends");
+            assert_eq!(record.step, Step::RolledBack);
+            assert_eq!(scenario.old.status(spec.id).await.expect("read"), status);
+            let started = scenario.old.calls().iter().any(|call| call.power == Some(Power::Start));
+            assert!(!started);
+            assert_eq!(scenario.old.violations(), []);
+        }
+    }
+}
+
+/// What the migration itself has suspended on its way back is not the tenant's power state.
+#[tokio::test(start_paused = true)]
+async fn a_way_back_that_was_cut_off_starts_who_ran() {
+    for journal_on_objects in [false, true] {
+        let (scenario, spec, _) = one().await;
+        let migrator = if journal_on_objects {
+            on_objects(&scenario)
+        } else {
+            scenario.migrator().config(quick()).build()
+        };
+        let control = Control::new();
+        migrator.migrate(spec.id, Force::none(), &control).await.expect("moved");
+        scenario.new.cause(spec.id, Trouble::NodeLost);
+        migrator.rollback(spec.id).await.expect_err("the node is lost");
+        scenario.new.clear(spec.id);
+        pass(60).await;
+        let record = migrator.resume(spec.id, &control).await.expect("back");
+        assert_eq!(record.step, Step::RolledBack);
+        let status = scenario.old.status(spec.id).await.expect("read");
+        assert_eq!(status, InstanceStatus::Running);
+    }
+}
+
+/// Labels do not keep how both sides differed at the commit.
+#[tokio::test(start_paused = true)]
+async fn a_difference_of_before_the_commit_does_not_refuse_a_rollback() {
+    let (scenario, spec, _) = one().await;
+    let migrator = on_objects(&scenario);
+    let (mut progress, new, id) = (migrator.progress(), scenario.new.clone(), spec.id);
+    tokio::spawn(async move {
+        while let Some(progress) = progress.next().await {
+            if matches!(progress.event, Event::Baking { .. }) {
+                let change =
+                    InstanceChange::new().set_label("tier".parse().expect("a key"), "gold".parse().expect("a value"));
+                new.update(id, &change, UpdateOptions::new()).await.expect("updated");
+            }
+        }
+    });
+    let moved = migrator.migrate(id, Force::none(), &Control::new()).await;
+    assert_eq!(moved.expect("moved").step, Step::Committed);
+    let record = migrator.rollback(id).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    assert!(
+        record.notes.iter().any(|note| note.contains("at the commit")),
+        "{:?}",
+        record.notes
+    );
+}
+
+/// What is accepted before it can have been seen is not accepted.
+#[tokio::test(start_paused = true)]
+async fn absence_is_not_accepted_in_advance() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    let (mut progress, new, id) = (migrator.progress(), scenario.new.clone(), spec.id);
+    tokio::spawn(async move {
+        while let Some(progress) = progress.next().await {
+            if matches!(progress.event, Event::Baking { .. }) {
+                let retain = saasodoo_core::DeleteOptions::retain();
+                new.delete(id, retain).await.expect("deleted");
+            }
+        }
+    });
+    let force = Force::none().accept_absent(Side::Target);
+    let control = Control::new();
+    let error = migrator.migrate(spec.id, force, &control).await;
+    let error = error.expect_err("it was there and is gone");
+    assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+    let record = migrator.resume_with(spec.id, force, &control).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+}
+
+/// The same platform under another name, as the operator says for each call.
+#[tokio::test(start_paused = true)]
+async fn a_platform_that_was_renamed_is_accepted_side_by_side() {
+    let (scenario, spec, _) = one().await;
+    let control = Control::new();
+    let named = |target: &str| scenario.migrator().config(quick()).identities("swarm", target).build();
+    let moved = named("one").migrate(spec.id, Force::none(), &control).await;
+    assert_eq!(moved.expect("moved").step, Step::Committed);
+    let other = named("two");
+    for force in [Force::none(), Force::none().accept_platform(Side::Source)] {
+        let error = other.rollback_with(spec.id, force).await.expect_err("not accepted");
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        assert_eq!(error.field(), Some("target.identity"), "{error}");
+        let error = other.finish_with(spec.id, true, force).await.expect_err("not accepted");
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    }
+    let force = Force::none().accept_platform(Side::Target);
+    let record = other.rollback_with(spec.id, force).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+}
+
+/// Absence counts after the grace of the process, however long that is.
+#[tokio::test(start_paused = true)]
+async fn who_may_take_long_to_stop_is_waited_for() {
+    let mut specs = fixtures::fleet(1);
+    specs[0].scheduling.stop_grace_seconds = 300;
+    let scenario = Scenario::with_specs(specs).await.expect("a tenant");
+    let id = scenario.ids()[0];
+    let migrator = scenario.migrator().config(quick()).build();
+    let control = Control::new();
+    migrator.migrate(id, Force::none(), &control).await.expect("moved");
+    let retain = saasodoo_core::DeleteOptions::retain();
+    scenario.new.delete(id, retain).await.expect("deleted");
+    pass(60).await;
+    let force = Force::none().accept_absent(Side::Target);
+    let record = migrator.rollback_with(id, force).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    let status = scenario.old.status(id).await.expect("read");
+    assert_eq!(status, InstanceStatus::Running);
+}
+
+/// The fence before it takes longer than a call may be repeated.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_made_again_is_no_failure() {
+    let (scenario, spec, _) = one().await;
+    let mut config = quick();
+    config.retry = Duration::from_secs(2);
+    let migrator = scenario.migrator().config(config).build();
+    let control = Control::new();
+    migrator.migrate(spec.id, Force::none(), &control).await.expect("moved");
+    let retain = saasodoo_core::DeleteOptions::retain();
+    scenario.old.delete(spec.id, retain).await.expect("deleted");
+    pass(60).await;
+    let force = Force::none().accept_absent(Side::Source);
+    let record = migrator.rollback_with(spec.id, force).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    let begun = record
+        .history
+        .iter()
+        .filter(|run| run.step == Step::StartSource)
+        .count();
+    assert_eq!(begun, 1);
+    let status = scenario.old.status(spec.id).await.expect("read");
+    assert_eq!(status, InstanceStatus::Running);
+}
+
+/// An orphan's process lives, whatever it is that answers the question about the instance.
+#[tokio::test(start_paused = true)]
+async fn an_orphan_of_the_source_is_no_closed_source() {
+    let (scenario, spec, _) = one().await;
+    let migrator = scenario.migrator().config(quick()).build();
+    let (mut progress, old, id) = (migrator.progress(), scenario.old.clone(), spec.id);
+    tokio::spawn(async move {
+        while let Some(progress) = progress.next().await {
+            // Between two looks.
+            if matches!(progress.event, Event::Baking { .. }) {
+                old.resume(id).await.expect("resumed");
+                old.start(id).await.expect("started");
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                old.orphan(id).expect("orphaned");
+            }
+        }
+    });
+    let control = Control::new();
+    let error = migrator.migrate(id, Force::none(), &control).await;
+    let error = error.expect_err("it is gone from the source");
+    assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+    let record = migrator.status(id).await.expect("read").expect("known");
+    let failure = record.failure.expect("it went back");
+    assert_eq!((failure.step, failure.kind), (Step::Bake, ErrorKind::Conflict));
+    let status = scenario.new.status(id).await.expect("read");
+    assert_eq!(status, InstanceStatus::Paused);
+    let force = Force::none().accept_absent(Side::Source);
+    let record = migrator.resume_with(id, force, &control).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    let status = scenario.old.status(id).await.expect("read");
+    assert_eq!(status, InstanceStatus::Running);
 }
 
 /// Makes reads of the memory fail, from this one after the beginning of a step on.
@@ -320,6 +590,24 @@ async fn a_dry_run_finds_names_and_directories_that_are_taken() {
     assert_eq!(clash.what, "data");
     assert_eq!(clash.instances.len(), 2);
     assert!(clash.instances.contains(&squatter.id) && clash.instances.contains(&scenario.specs[0].id));
+}
+
+/// Who cannot be understood may have the same name, and is no reason to say nothing about the others.
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_goes_on_past_what_cannot_be_read() {
+    let scenario = Scenario::with_fleet(2).await.expect("a fleet");
+    let migrator = scenario.migrator().build();
+    let list = |kind| FaultPlan::new().always(OperationKind::List, Fault::Fail(kind));
+    scenario.old.plan_faults(list(ErrorKind::Unexpected));
+    let plan = migrator.dry_run(&scenario.ids(), Force::none(), 2).await;
+    let plan = plan.expect("a plan");
+    assert_eq!((plan.instances.len(), plan.unreadable.len()), (2, 1), "{plan}");
+    assert!(!plan.is_clear() && plan.instances.iter().all(|plan| plan.is_clear()));
+    assert!(plan.to_string().contains("NOT READ: "), "{plan}");
+    // Nobody answers at all: that is no plan.
+    scenario.old.plan_faults(list(ErrorKind::Unavailable));
+    let error = migrator.dry_run(&scenario.ids(), Force::none(), 2).await;
+    assert_eq!(error.expect_err("unavailable").kind(), ErrorKind::Unavailable);
 }
 
 /// A label that somebody has removed leaves a migration of which not enough is known, and not none.

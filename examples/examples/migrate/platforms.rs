@@ -12,7 +12,7 @@ use saasodoo_core::{
     Power,
 };
 use saasodoo_k8s::{AdoptionSource, KubernetesConfig, KubernetesOrchestrator};
-use saasodoo_swarm::{SwarmConfig, SwarmOrchestrator};
+use saasodoo_swarm::{DockerHost, SwarmConfig, SwarmOrchestrator};
 use saasodoo_testkit::fixtures;
 use saasodoo_testkit::memory::MemoryOrchestrator;
 
@@ -72,7 +72,7 @@ impl PlatformArgs {
             (source, target) => {
                 let data_root = self.data_root();
                 Ok(Platforms {
-                    identities: (self.identity(source)?, self.identity(target)?),
+                    identities: (self.identity(source).await?, self.identity(target).await?),
                     source: self.real(source, &data_root).await?,
                     target: self.real(target, &data_root).await?,
                     data_root: data_root.display().to_string(),
@@ -96,20 +96,28 @@ impl PlatformArgs {
             .unwrap_or_else(|| PathBuf::from(SIMULATED_ROOT))
     }
 
-    /// The daemon's address, or the API server with the namespace.
-    fn identity(&self, kind: Kind) -> Result<String> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    /// The daemon's address, or the API server of the current context with the namespace.
+    async fn identity(&self, kind: Kind) -> Result<String> {
         if kind != Kind::Kubernetes {
-            let address = variable("DOCKER_HOST").unwrap_or_else(|| "the local daemon".to_owned());
+            let settings = SwarmConfig::from_env().context("reading Swarm's settings from the environment")?;
+            let address = match settings.host {
+                DockerHost::Unix(socket) => socket.display().to_string(),
+                DockerHost::Tcp(address) | DockerHost::Tls { address, .. } => address,
+                other => format!("{other:?}"),
+            };
             return Ok(format!("swarm manager {address}"));
         }
         let namespace = match &self.namespace {
             Some(namespace) => namespace.clone(),
             None => KubernetesConfig::from_env()?.common.namespace,
         };
-        let server = match variable("KUBERNETES_SERVICE_HOST") {
-            Some(host) => host,
-            None => kubeconfig_server(),
+        let server = match std::env::var("KUBERNETES_SERVICE_HOST") {
+            Ok(host) => host,
+            Err(_) => {
+                let kubeconfig = kube::Config::from_kubeconfig(&kube::config::KubeConfigOptions::default()).await;
+                let kubeconfig = kubeconfig.context("reading the kubeconfig")?;
+                kubeconfig.cluster_url.to_string()
+            }
         };
         Ok(format!("kubernetes {server}, namespace {namespace}"))
     }
@@ -166,30 +174,6 @@ impl PlatformArgs {
             specs,
             simulated: true,
         })
-    }
-}
-
-/// The server of a kubeconfig that names one; of others the current context.
-fn kubeconfig_server() -> String {
-    let home = || std::env::home_dir().map(|home| home.join(".kube").join("config"));
-    let path = std::env::var_os("KUBECONFIG").map(PathBuf::from).or_else(home);
-    let text = path
-        .and_then(|path| std::fs::read_to_string(path).ok())
-        .unwrap_or_default();
-    let values = |key: &str| -> Vec<&str> {
-        let mut found: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix(key))
-            .map(str::trim)
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        found
-    };
-    match (&values("server:")[..], &values("current-context:")[..]) {
-        ([server], _) => (*server).to_owned(),
-        (_, [context]) => format!("context {context}"),
-        _ => "of the environment".to_owned(),
     }
 }
 

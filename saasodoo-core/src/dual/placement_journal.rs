@@ -62,6 +62,10 @@ impl JournalPlacement {
     }
 
     fn learn(&self, record: &Record) {
+        // Begun, and not even found on the source: that says nothing about where it lives.
+        if record.inventory.is_none() {
+            return;
+        }
         let placement = placement_of(record, self.primary);
         if self.known.find(record.instance) != Some(placement) {
             self.known.put(record.instance, placement);

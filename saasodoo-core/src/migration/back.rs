@@ -12,6 +12,20 @@ use crate::{DeleteOptions, Error, ErrorKind, Hold, Instance, InstanceStatus, Ope
 /// How often a source that somebody else stops is started again before people have to talk to each other.
 const STARTS: u32 = 3;
 
+/// The power state of a tenant that lives on the target.
+fn tenancy_now(source: Option<&Instance>, target: &Instance) -> Tenancy {
+    if target.facts.desired > 0 {
+        Tenancy::Running
+    } else if source.is_some_and(|source| source.facts.desired > 0) {
+        // Taken back by hand.
+        Tenancy::Running
+    } else if target.facts.hold.is_some() {
+        Tenancy::Suspended
+    } else {
+        Tenancy::Stopped
+    }
+}
+
 impl Run<'_> {
     /// What speaks against taking a committed tenant back, and the power state that it has now.
     pub(super) async fn before_rollback(&mut self) -> StepResult<Tenancy> {
@@ -35,7 +49,16 @@ impl Run<'_> {
                 self.interference(Side::Target, "holds the instance for maintenance"),
             ));
         }
-        let lost = self.changed_since_commit(&inventory.observed, source.as_deref(), &target);
+        let lost = if self.record.parity.is_empty() {
+            // Every difference between the platforms would read as a change.
+            self.note(
+                "this journal does not keep how both sides differed at the commit: what was changed since is not known",
+            )
+            .await?;
+            Vec::new()
+        } else {
+            self.changed_since_commit(&inventory.observed, source.as_deref(), &target)
+        };
         if !lost.is_empty() && !self.force.lose_changes {
             let message = format!(
                 "changed on the target since the commit, and not so on the source: {}",
@@ -51,16 +74,36 @@ impl Run<'_> {
                     ),
             ));
         }
-        Ok(if target.facts.desired > 0 {
-            Tenancy::Running
-        } else if source.is_some_and(|source| source.facts.desired > 0) {
-            // Taken back by hand.
-            Tenancy::Running
-        } else if target.facts.hold.is_some() {
-            Tenancy::Suspended
-        } else {
-            Tenancy::Stopped
-        })
+        Ok(tenancy_now(source.as_deref(), &target))
+    }
+
+    /// Since visitors were sent to the target the tenant has led its daily life there: who has stopped, suspended or
+    /// started it meanwhile finds that on the source. Only before the target was suspended on the way back.
+    async fn learn_tenancy(&mut self) -> StepResult<()> {
+        // Down, it was not left to anybody else yet.
+        if !self.record.routed || self.record.target_closed || self.record.is_down() {
+            return Ok(());
+        }
+        let Presence::Present(target) = self.look(Side::Target).await? else {
+            return Ok(());
+        };
+        if target.facts.hold == Some(Hold::Maintenance) {
+            return Ok(());
+        }
+        // Nothing but the target stands in the way of stopping one that runs.
+        let source = match target.facts.desired {
+            0 => self.look(Side::Source).await?,
+            _ => Presence::Absent,
+        };
+        let source = match &source {
+            Presence::Present(source) => Some(&**source),
+            Presence::Absent => None,
+        };
+        let tenancy = tenancy_now(source, &target);
+        if self.inventory()?.tenancy != tenancy {
+            self.log(Event::TakenBack { tenancy }).await?;
+        }
+        Ok(())
     }
 
     /// The fields of the spec that are not on the target what they were at the commit, and are on the source something
@@ -87,6 +130,7 @@ impl Run<'_> {
         // Where it was never switched, the move was announced before the source was stopped and goes on.
         if self.record.routed {
             self.announce_stop(Side::Target).await?;
+            self.learn_tenancy().await?;
         }
         let proof = self.take_down(Side::Target).await?;
         Ok(if proof.present {
@@ -111,7 +155,8 @@ impl Run<'_> {
     /// when somebody has opened it: the way back goes to the source.
     async fn open_source(&mut self) -> StepResult {
         let inventory = self.inventory()?;
-        let deadline = Instant::now() + self.m.config.retry;
+        // From the end of the first fence on, which has a budget of its own.
+        let mut deadline = None;
         let mut answered = 0;
         loop {
             let source = match self.look(Side::Source).await? {
@@ -120,6 +165,7 @@ impl Run<'_> {
                     // Sees the process of the deleted objects end first.
                     self.suspend_and_see(Side::Source).await?;
                     self.suspend_and_see(Side::Target).await?;
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
                     self.note("the source's objects are gone, and are made again on the same data")
                         .await?;
                     let spec = match preflight::complete(self.m, &inventory).await {
@@ -137,6 +183,10 @@ impl Run<'_> {
                         })
                         .await?;
                     match answer {
+                        Ok(_) if answered < AT_ONCE => {
+                            answered += 1;
+                            continue;
+                        }
                         Ok(_) => {}
                         Err(error) if may_pass(&error) => {}
                         Err(error) => return Err(Stop::Fail(error)),
@@ -151,6 +201,7 @@ impl Run<'_> {
                 ));
             }
             self.suspend_and_see(Side::Target).await?;
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
             let held = source.facts.hold.is_some();
             let power = match inventory.tenancy {
                 Tenancy::Suspended if held => return Ok("suspended, as it was".to_owned()),
@@ -282,9 +333,13 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) async fn remove_source(&mut self) -> StepResult {
-        self.source_is_unused().await?;
-        let target = self.look_present(Side::Target).await?;
+    /// Sees that the tenant does not need the way back just now.
+    pub(super) async fn target_is_well(&self) -> StepResult<()> {
+        let target = match self.look(Side::Target).await? {
+            Presence::Present(target) => target,
+            // Deleted through the service, as the operator has seen: that is the end of a tenant's life.
+            Presence::Absent => return self.must_not_be_absent(Side::Target),
+        };
         // One that was stopped since the commit is fine: that is a tenant's daily life.
         if target.facts.desired > 0 && target.status != InstanceStatus::Running {
             return Err(Stop::Fail(
@@ -295,13 +350,21 @@ impl Run<'_> {
                 .with_advice("see to the target first"),
             ));
         }
+        Ok(())
+    }
+
+    pub(super) async fn remove_source(&mut self) -> StepResult {
+        self.source_is_unused().await?;
+        self.target_is_well().await?;
         self.remove(Side::Source).await?;
         Ok("removed; the data stays".to_owned())
     }
 
     /// Deletes one side's objects without the data, after seeing that nothing of it lives.
     async fn remove(&mut self, side: Side) -> StepResult<()> {
-        let deadline = Instant::now() + self.m.config.retry;
+        // From the end of the first fence on, which has a budget of its own.
+        let mut deadline = None;
+        let mut answered = false;
         loop {
             if matches!(self.look(side).await?, Presence::Absent) {
                 return Ok(());
@@ -314,12 +377,17 @@ impl Run<'_> {
             if !seen.present {
                 return Ok(());
             }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
             let answer = self
                 .mutate(side, Mutation::Delete, |o, id| async move {
                     o.delete(id, DeleteOptions::retain()).await
                 })
                 .await?;
             match answer {
+                Ok(_) if !answered => {
+                    answered = true;
+                    continue;
+                }
                 Ok(_) => {}
                 Err(error) if may_pass(&error) => {}
                 Err(error) => return Err(Stop::Fail(error)),

@@ -30,7 +30,7 @@ pub struct MigrationConfig {
     pub retry: Duration,
     /// The pause between two looks. Default: 500 ms.
     pub poll: Duration,
-    /// Seeing the last unit of a side end. Default: 180 s.
+    /// Seeing the last unit of a side end; an instance that may take longer to stop has its grace and 30 s. Default: 180 s.
     pub stop: Duration,
     /// Seeing a side ready. Default: 420 s, as the system in production allows.
     pub ready: Duration,
@@ -464,7 +464,7 @@ impl Migrator {
     /// since the commit is not on the source.
     ///
     /// # Errors
-    /// `NotAllowed` when the window is over or the source is being removed: migrate the other way then. `Conflict` with
+    /// `NotAllowed` when the window is over or the source was removed: migrate the other way then. `Conflict` with
     /// the fields that were changed on the target since the commit and are not so on the source. As
     /// [`migrate`](Self::migrate).
     pub async fn rollback(&self, id: InstanceId) -> Result<Record> {
@@ -477,9 +477,10 @@ impl Migrator {
     /// As [`rollback`](Self::rollback).
     pub async fn rollback_with(&self, id: InstanceId, force: Force) -> Result<Record> {
         let record = self.known(id).await?;
-        self.same_platforms(&record)?;
-        if record.step == Step::Committed {
-            if self.window_ends(&record).is_none_or(|end| self.now() >= end) {
+        self.same_platforms(&record, force)?;
+        let committed = record.step == Step::Committed;
+        if committed || (record.step == Step::RemoveSource && !record.source_deleted) {
+            if committed && self.window_ends(&record).is_none_or(|end| self.now() >= end) {
                 return Err(
                     not_allowed(&record, "the rollback window is over").with_advice("migrate it the other way instead")
                 );
@@ -510,13 +511,22 @@ impl Migrator {
     /// `early` is set.
     ///
     /// # Errors
-    /// `NotAllowed` before its time; `Conflict` when somebody has opened the source since the commit; as
-    /// [`migrate`](Self::migrate).
+    /// `NotAllowed` before its time, or while the target is not well; `Conflict` when somebody has opened the source
+    /// since the commit; `MissingPrerequisite` when the target does not have it any more; as [`migrate`](Self::migrate).
     pub async fn finish(&self, id: InstanceId, early: bool) -> Result<Record> {
+        self.finish_with(id, early, Force::none()).await
+    }
+
+    /// Removes the source of a committed migration, and accepts what stands in the way in this call: a target that was
+    /// deleted since the commit, as a tenant's end.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub async fn finish_with(&self, id: InstanceId, early: bool, force: Force) -> Result<Record> {
         let record = self.known(id).await?;
         if record.step != Step::Committed {
             return if matches!(record.step, Step::RemoveSource | Step::Finished) {
-                self.drive(record, Force::none(), &Control::new()).await
+                self.drive(record, force, &Control::new()).await
             } else {
                 Err(not_allowed(&record, "it is not committed"))
             };
@@ -524,13 +534,15 @@ impl Migrator {
         if !early && self.window_ends(&record).is_some_and(|end| self.now() < end) {
             return Err(not_allowed(&record, "the rollback window is still open"));
         }
-        self.same_platforms(&record)?;
-        let mut run = Run::new(&self.inner, record, Force::none());
+        self.same_platforms(&record, force)?;
+        let mut run = Run::new(&self.inner, record, force);
+        // While it can still be taken back.
         run.source_is_unused().await.map_err(Stop::into_error)?;
+        run.target_is_well().await.map_err(Stop::into_error)?;
         run.leave(Signal::Finish, String::new(), None)
             .await
             .map_err(Stop::into_error)?;
-        self.drive(run.record, Force::none(), &Control::new()).await
+        self.drive(run.record, force, &Control::new()).await
     }
 
     /// Until when a committed migration can be undone.
@@ -579,7 +591,7 @@ impl Migrator {
     }
 
     /// Refuses a migration that was begun between other platforms.
-    fn same_platforms(&self, record: &Record) -> Result<()> {
+    fn same_platforms(&self, record: &Record, force: Force) -> Result<()> {
         let kinds = (self.inner.source.backend(), self.inner.target.backend());
         if (record.source, record.target) != kinds {
             return Err(Error::new(
@@ -600,6 +612,7 @@ impl Migrator {
             let here = self.inner.identity(side);
             if let Some(began) = began
                 && began != here
+                && !force.accepts_platform(side)
             {
                 return Err(Error::new(
                     ErrorKind::Configuration,
@@ -608,7 +621,10 @@ impl Migrator {
                 .with_instance(record.instance)
                 .with_operation(OperationKind::Migrate)
                 .with_field(format!("{side}.identity"))
-                .with_advice("give it the same cluster, namespace and daemon as before"));
+                .with_advice(
+                    "give it the same cluster, namespace and daemon as before; if it is the same platform under another \
+                     name, accept that explicitly",
+                ));
             }
         }
         Ok(())
@@ -619,7 +635,7 @@ impl Migrator {
         if record.step.is_over() {
             return Ok(record);
         }
-        self.same_platforms(&record)?;
+        self.same_platforms(&record, force)?;
         let mut run = Run::new(&self.inner, record, force);
         let mut aborted = false;
         while !run.record.step.is_rest() {

@@ -169,20 +169,22 @@ fn read(path: &Path, file: &mut File) -> Result<(BTreeMap<InstanceId, Record>, u
         if read == 0 || line.last() != Some(&b'\n') {
             break;
         }
-        let entry = match unseal(&line) {
-            Ok(entry) => Ok(entry),
+        let json = match unseal(&line) {
+            Ok(json) => Ok(json),
             // Blocks of one write can reach the disk in any order, its end before its middle.
             Err(_) if reader.fill_buf().map_err(io)?.is_empty() => break,
             Err(why) => Err(why),
         };
-        let folded = entry.and_then(|entry| fold(&mut records, &entry).map_err(|error| error.to_string()));
+        // What is whole and cannot be understood was written by another version, and acted upon: it is not dropped.
+        let entry = json.and_then(|json| serde_json::from_str(&json).map_err(|error| error.to_string()));
+        let folded = entry.and_then(|entry: Entry| fold(&mut records, &entry).map_err(|error| error.to_string()));
         if let Err(why) = folded {
             return Err(Error::new(
                 ErrorKind::Unexpected,
                 format!("line {number} of {}: {why}", path.display()),
             )
             .with_operation(OperationKind::Migrate)
-            .with_advice("the file was changed by something else; restore it, or move it away and look at both platforms by hand"));
+            .with_advice("the file was changed by something else, or written by a newer version; restore it, use that version, or move it away and look at both platforms by hand"));
         }
         len += u64::try_from(read).unwrap_or(u64::MAX);
     }
@@ -203,7 +205,7 @@ fn checksum(text: &str) -> String {
 }
 
 /// The line of an entry: its JSON with one more field, the checksum of what it was without it.
-fn seal(mut json: String) -> String {
+pub(super) fn seal(mut json: String) -> String {
     let sum = checksum(&json);
     json.pop();
     json.push_str(SUM);
@@ -212,8 +214,8 @@ fn seal(mut json: String) -> String {
     json
 }
 
-/// The entry of a line that is whole.
-fn unseal(line: &[u8]) -> Result<Entry, String> {
+/// The JSON of a line that is whole.
+fn unseal(line: &[u8]) -> Result<String, String> {
     let text = std::str::from_utf8(line).map_err(|error| error.to_string())?;
     let sealed = text.strip_suffix("\"}\n").and_then(|text| text.rsplit_once(SUM));
     let Some((json, sum)) = sealed else {
@@ -223,7 +225,7 @@ fn unseal(line: &[u8]) -> Result<Entry, String> {
     if checksum(&json) != sum {
         return Err("its checksum is another one".to_owned());
     }
-    serde_json::from_str(&json).map_err(|error| error.to_string())
+    Ok(json)
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> Error {

@@ -38,7 +38,8 @@ pub(super) fn is_ours(key: &LabelKey) -> bool {
 /// A journal in labels of the source's objects, or of the target's while the source has none: any process that reaches
 /// the platforms can go on, without a file.
 ///
-/// It keeps what is needed to go on, and not the story: no plan, no steps, no downtime, no reasons. The labels go away
+/// It keeps what is needed to go on, and not the story: no plan, no steps, no downtime, no reasons, and not how both
+/// sides differed at the commit, so that a rollback does not notice what was changed on the target since. The labels go away
 /// when the migration is over, and the record with them. Each opened journal writes under a number of its own: of two
 /// processes on one instance, the one that is behind is refused before it changes anything. While they are there, a `create` of the instance with its own spec is
 /// a conflict that names them.
@@ -370,6 +371,7 @@ fn flags(record: &Record) -> u32 {
         record.failure.is_some(),
         record.source_deleted,
         record.target_deleted,
+        record.target_closed,
     ]
     .into_iter()
     .enumerate()
@@ -507,6 +509,7 @@ fn parse(
     });
     record.source_deleted = flag(9);
     record.target_deleted = flag(10);
+    record.target_closed = flag(11);
     record.doubts = doubts.map_or(Some(Vec::new()), parse_doubts)?;
     Some(Kept {
         record,

@@ -75,6 +75,12 @@ pub struct Force {
     /// The target does not have the instance any more, and this migration has not deleted it there. Holds for the call
     /// that it is given to, and is not kept.
     pub absent_target: bool,
+    /// The source is the platform that it was when the migration began, under another name. Holds for the call that it
+    /// is given to, and is not kept.
+    pub renamed_source: bool,
+    /// The target is the platform that it was when the migration began, under another name. Holds for the call that it
+    /// is given to, and is not kept.
+    pub renamed_target: bool,
     /// What was changed on the target since the commit is lost on the way back. Holds for the call that it is given to,
     /// and is not kept.
     pub lose_changes: bool,
@@ -101,8 +107,9 @@ impl Force {
         self
     }
 
-    /// Accepts that an instance is gone from a side where it was, after the time that its process may take to end. Only
-    /// for an operator who has seen, on that very platform, that nothing of it is left.
+    /// Accepts that an instance is gone from a side where it was, after the time that its process may take to end. Given
+    /// before it was there it means nothing. Only for an operator who has seen, on that very platform, that nothing of
+    /// it is left.
     #[must_use]
     pub fn accept_absent(mut self, side: Side) -> Self {
         match side {
@@ -119,6 +126,25 @@ impl Force {
         }
     }
 
+    /// Accepts that a side has another [identity](super::MigratorBuilder::identities) than when the migration began. Only
+    /// for an operator who knows that it is the same platform: another manager of the same swarm, another address of the
+    /// same API server.
+    #[must_use]
+    pub fn accept_platform(mut self, side: Side) -> Self {
+        match side {
+            Side::Source => self.renamed_source = true,
+            Side::Target => self.renamed_target = true,
+        }
+        self
+    }
+
+    pub(super) fn accepts_platform(self, side: Side) -> bool {
+        match side {
+            Side::Source => self.renamed_source,
+            Side::Target => self.renamed_target,
+        }
+    }
+
     /// Accepts that changes made on the target since the commit are lost.
     #[must_use]
     pub fn lose_changes(mut self) -> Self {
@@ -130,6 +156,8 @@ impl Force {
     pub(super) fn lasting(mut self) -> Self {
         self.absent_source = false;
         self.absent_target = false;
+        self.renamed_source = false;
+        self.renamed_target = false;
         self.lose_changes = false;
         self
     }
@@ -334,7 +362,7 @@ pub enum Event {
         /// What the operator accepts.
         force: Force,
     },
-    /// The operator takes a committed tenant back, in the power state that it has now.
+    /// The tenant goes back in the power state that it has now on the target.
     TakenBack {
         /// That power state.
         tenancy: Tenancy,
@@ -461,6 +489,9 @@ pub struct Record {
     /// This migration has deleted, or may have deleted, the target's objects.
     #[serde(default)]
     pub target_deleted: bool,
+    /// The target was, or may have been, suspended on the way back: its power state is not the tenant's any more.
+    #[serde(default)]
+    pub target_closed: bool,
     /// Until when the bake lasts.
     pub bake_until: Option<Timestamp>,
     /// When it was committed.
@@ -524,6 +555,7 @@ impl Record {
             routed: false,
             source_deleted: false,
             target_deleted: false,
+            target_closed: false,
             bake_until: None,
             committed_at: None,
             failure: None,
@@ -652,6 +684,7 @@ impl Record {
         match (side, mutation) {
             (Side::Target, Mutation::Create) => self.create_tried = true,
             (Side::Source, Mutation::Suspend) => self.source_touched = true,
+            (Side::Target, Mutation::Suspend) if self.step.is_back() => self.target_closed = true,
             (Side::Target, Mutation::Start) => self.target_started = true,
             (Side::Source, Mutation::Delete) => self.source_deleted = true,
             (Side::Target, Mutation::Delete) => self.target_deleted = true,

@@ -61,7 +61,10 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(m: &'a Inner, record: Record, force: Force) -> Self {
+    pub(super) fn new(m: &'a Inner, record: Record, mut force: Force) -> Self {
+        // Nobody can have seen that something is gone which is not there yet.
+        force.absent_source &= record.must_have(Side::Source);
+        force.absent_target &= record.must_have(Side::Target);
         Self { m, record, force }
     }
 
@@ -308,7 +311,8 @@ impl<'a> Run<'a> {
     }
 
     async fn close(&mut self, side: Side, serving: bool) -> StepResult<FenceProof> {
-        let deadline = Instant::now() + self.m.config.stop;
+        let budget = self.stop_budget();
+        let deadline = Instant::now() + budget;
         let mut absent_since = None;
         loop {
             let open = match self.look(side).await? {
@@ -339,7 +343,7 @@ impl<'a> Run<'a> {
                     }
                 }
             };
-            self.pause_until(deadline, side, &open).await?;
+            self.pause_until(deadline, budget, side, &open).await?;
         }
     }
 
@@ -354,7 +358,8 @@ impl<'a> Run<'a> {
 
     /// Sees that a side that was closed is still so. Changes nothing: somebody who opened it did so on purpose.
     pub(super) async fn confirm_fence(&mut self, side: Side) -> StepResult<FenceProof> {
-        let deadline = Instant::now() + self.m.config.stop;
+        let budget = self.stop_budget();
+        let deadline = Instant::now() + budget;
         let mut absent_since = None;
         loop {
             let open = match self.look(side).await? {
@@ -379,19 +384,29 @@ impl<'a> Run<'a> {
                     }
                 }
             };
-            self.pause_until(deadline, side, &open).await?;
+            self.pause_until(deadline, budget, side, &open).await?;
         }
     }
 
-    async fn pause_until(&self, deadline: Instant, side: Side, open: &str) -> StepResult<()> {
+    /// The time in which a process may end: its grace, and then what the platform makes of it.
+    fn grace(&self) -> Duration {
+        let inventory = self.record.inventory.as_ref();
+        inventory.map_or(Duration::from_secs(60), |inventory| {
+            inventory.spec.scheduling.stop_grace()
+        })
+    }
+
+    /// How long a side may take to be closed. Not less than its process may take to end, whatever is configured.
+    fn stop_budget(&self) -> Duration {
+        self.m.config.stop.max(self.grace() + Duration::from_secs(30))
+    }
+
+    async fn pause_until(&self, deadline: Instant, budget: Duration, side: Side, open: &str) -> StepResult<()> {
         if Instant::now() >= deadline {
             return Err(Stop::Fail(
                 self.error(
                     ErrorKind::Timeout,
-                    format!(
-                        "the {side} was not seen unable to write within {:?}: {open}",
-                        self.m.config.stop
-                    ),
+                    format!("the {side} was not seen unable to write within {budget:?}: {open}"),
                 )
                 .with_retry(Retry::After(None))
                 .with_backend(self.m.side(side).backend())
@@ -410,21 +425,16 @@ impl<'a> Run<'a> {
     /// after the time that the platform gives a process to end.
     fn absent_for_good(&self, side: Side, since: &mut Option<Instant>) -> StepResult<Option<FenceProof>> {
         self.must_not_be_absent(side)?;
-        let grace = self
-            .record
-            .inventory
-            .as_ref()
-            .map_or(Duration::from_secs(60), |inventory| {
-                inventory.spec.scheduling.stop_grace()
-            });
         let since = *since.get_or_insert_with(Instant::now);
-        Ok((since.elapsed() >= grace + Duration::from_secs(5)).then(|| FenceProof {
-            side,
-            present: false,
-            desired: 0,
-            revision: None,
-            at: self.now(),
-        }))
+        Ok(
+            (since.elapsed() >= self.grace() + Duration::from_secs(5)).then(|| FenceProof {
+                side,
+                present: false,
+                desired: 0,
+                revision: None,
+                at: self.now(),
+            }),
+        )
     }
 
     pub(super) async fn record_fence(&mut self, side: Side) -> StepResult {
@@ -447,7 +457,8 @@ impl<'a> Run<'a> {
             }
             Ok(Presence::Present(_)) => Ok(()),
             Ok(Presence::Absent) => self.must_not_be_absent(side),
-            Err(error) if may_pass(&error) => Ok(()),
+            // Not the platform is in the way but the instance: its main object is gone, and a process of it lives.
+            Err(error) if may_pass(&error) && error.kind() != ErrorKind::Conflict => Ok(()),
             Err(error) => Err(Stop::Fail(error)),
         }
     }

@@ -120,6 +120,11 @@ const SOURCE_UNTOUCHED: Guard = Guard {
     holds: |record| !record.source_touched,
 };
 
+const SOURCE_KEPT: Guard = Guard {
+    name: "the source was not deleted",
+    holds: |record| !record.source_deleted,
+};
+
 const fn row(from: Step, on: Signal, guard: Guard, to: Step) -> Transition {
     Transition { from, on, guard, to }
 }
@@ -180,6 +185,7 @@ pub const TRANSITIONS: &[Transition] = {
         row(Commit, Failed, ALWAYS, StopTarget),
         row(Commit, Abort, ALWAYS, StopTarget),
         row(Committed, Rollback, ALWAYS, StopTarget),
+        row(RemoveSource, Rollback, SOURCE_KEPT, StopTarget),
         // The way back has no way back: a step that fails is tried again by the next run.
         row(StopTarget, Done, ALWAYS, FenceTarget),
         row(FenceTarget, Done, ALWAYS, StartSource),

@@ -323,6 +323,27 @@ async fn a_last_line_with_a_hole_is_dropped_and_one_before_it_is_not() {
     }
 }
 
+/// A newer version has written it, and acted upon it.
+#[tokio::test]
+async fn a_last_line_that_is_whole_is_not_dropped_when_it_cannot_be_understood() {
+    let scratch = Scratch::new();
+    let journal = FileJournal::open(scratch.file()).expect("opened");
+    write(&journal, InstanceId::random(), 3).await;
+    drop(journal);
+    let mut file = std::fs::read(scratch.file()).expect("read");
+    let last = file.split_inclusive(|byte| *byte == b'\n').next_back().expect("a line");
+    let line = String::from_utf8(last.to_vec()).expect("text");
+    let (json, _) = line.rsplit_once(",\"sum\"").expect("a checksum");
+    let newer = super::journal_file::seal(format!("{}}}", json.replace("noted", "of_a_newer_version")));
+    assert!(newer.contains("of_a_newer_version"), "{newer}");
+    file.extend_from_slice(newer.as_bytes());
+    std::fs::write(scratch.file(), &file).expect("written");
+    let error = FileJournal::open(scratch.file()).expect_err("not understood");
+    assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
+    assert!(error.message().starts_with("line 4"), "{error}");
+    assert_eq!(std::fs::read(scratch.file()).expect("read"), file);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_journal_is_readable_by_its_owner_only() {

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::Order;
 use super::forward::inventory_of;
 use super::preflight;
+use super::run::may_pass;
 use super::{Control, Force, Migrator, Record, Step};
 use crate::{DataPath, HealthCheck, HealthState, Instance, InstanceFilter, InstanceId, ObjectName, Result};
 
@@ -309,13 +309,17 @@ pub struct FleetPlan {
     pub failed: BTreeMap<InstanceId, String>,
     /// Hosts, names and data directories that more than one instance has, on both sides together.
     pub clashes: Vec<Clash>,
+    /// What is on either side and cannot be understood, with the reason: what clashes with it is not known.
+    #[serde(default)]
+    pub unreadable: Vec<String>,
 }
 
 impl FleetPlan {
-    /// True when nothing stops any of them.
+    /// True when nothing stops any of them, and everything that may clash with them could be read.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.failed.is_empty() && self.clashes.is_empty() && self.instances.iter().all(InstancePlan::is_clear)
+        let whole = self.failed.is_empty() && self.clashes.is_empty() && self.unreadable.is_empty();
+        whole && self.instances.iter().all(InstancePlan::is_clear)
     }
 }
 
@@ -338,6 +342,9 @@ impl fmt::Display for FleetPlan {
         for Clash { what, value, instances } in &self.clashes {
             let who: Vec<String> = instances.iter().map(ToString::to_string).collect();
             writeln!(f, "CLASH: {what} {value}: {}", who.join(", "))?;
+        }
+        for why in &self.unreadable {
+            writeln!(f, "NOT READ: {why}")?;
         }
         let clear = self.instances.iter().filter(|plan| plan.is_clear()).count();
         write!(
@@ -380,13 +387,22 @@ impl Migrator {
     /// clash, between any two instances of both sides. Changes nothing, and writes nothing to the journal.
     ///
     /// # Errors
-    /// When a side cannot be listed. What fails for one instance is in the plan.
+    /// When a side cannot be listed for a reason that may pass. What fails for one instance is in the plan.
     pub async fn dry_run(&self, ids: &[InstanceId], force: Force, concurrency: usize) -> Result<FleetPlan> {
         let mut fleet = FleetPlan::default();
         let mut holders = Holders::default();
         for side in [&self.inner.source, &self.inner.target] {
-            let there: Vec<Instance> = side.list(InstanceFilter::all()).try_collect().await?;
-            for instance in there {
+            let mut there = side.list(InstanceFilter::all());
+            while let Some(instance) = there.next().await {
+                let instance = match instance {
+                    Ok(instance) => instance,
+                    Err(error) if may_pass(&error) => return Err(error),
+                    // An object that cannot be understood is no reason to say nothing about the others.
+                    Err(error) => {
+                        fleet.unreadable.push(error.to_string());
+                        continue;
+                    }
+                };
                 // Objects of the guide's client carry eight digits of the id only.
                 let id = ids.iter().find(|id| id.matches(instance.id)).copied();
                 holders.add(
@@ -440,13 +456,21 @@ impl Migrator {
     /// # Errors
     /// When the journal cannot be read. What fails for one instance is answered for it.
     pub async fn finish_due(&self) -> Result<Vec<(InstanceId, Result<Record>)>> {
+        self.finish_due_with(Force::none()).await
+    }
+
+    /// The same, and accepts what stands in the way in this call.
+    ///
+    /// # Errors
+    /// As [`finish_due`](Self::finish_due).
+    pub async fn finish_due_with(&self, force: Force) -> Result<Vec<(InstanceId, Result<Record>)>> {
         let now: Timestamp = self.now();
         let mut results = Vec::new();
         for record in self.journal().load_all().await? {
             let due = record.step == Step::RemoveSource
                 || (record.step == Step::Committed && self.window_ends(&record).is_some_and(|end| now >= end));
             if due {
-                results.push((record.instance, self.finish(record.instance, false).await));
+                results.push((record.instance, self.finish_with(record.instance, false, force).await));
             }
         }
         Ok(results)

@@ -174,7 +174,7 @@ impl Play<'_> {
                     }
                     migrator.rollback_with(id, force).await
                 }
-                (Story::Finishes, Step::Committed | Step::RemoveSource) => migrator.finish(id, true).await,
+                (Story::Finishes, Step::Committed | Step::RemoveSource) => migrator.finish_with(id, true, force).await,
                 _ => Ok(record),
             }
         };
