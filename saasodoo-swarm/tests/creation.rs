@@ -354,30 +354,6 @@ async fn what_is_stopped_before_it_was_started_is_not_started() {
     assert_eq!(daemon.lock().expect("no panic").services.len(), 1);
 }
 
-/// Somebody starts it, and no look succeeds from then on.
-#[tokio::test]
-async fn a_service_that_cannot_be_looked_at_is_not_taken_back() {
-    let root = tempfile::tempdir().expect("a root");
-    let (recorder, daemon) = serve(Daemon {
-        odd: Some(Box::new(|daemon, request| {
-            let made = !daemon.services.is_empty();
-            (made && request.method == "GET").then(|| {
-                daemon.services[0]["Spec"]["Mode"]["Replicated"]["Replicas"] = json!(1);
-                lost()
-            })
-        })),
-        ..Daemon::default()
-    });
-    let swarm = orchestrator(&recorder, root.path());
-    swarm
-        .create(&spec(), CreateOptions::new())
-        .await
-        .expect_err("a failed check");
-    assert_eq!(deletions(&recorder), 0);
-    assert_eq!(daemon.lock().expect("no panic").services.len(), 1);
-    assert_eq!(std::fs::read_dir(root.path()).expect("the root").count(), 1);
-}
-
 #[tokio::test]
 async fn a_service_whose_id_cannot_be_read_has_its_host() {
     let root = tempfile::tempdir().expect("a root");

@@ -23,8 +23,8 @@ use crate::{
 /// | `get` | twice [`read`](Deadlines::read): it may take several requests |
 /// | `list`, `logs` that do not follow | [`operation`](Deadlines::operation), for each item |
 /// | `plan`, `health` | [`operation`](Deadlines::operation) |
-/// | `create`, `update`, `set_power` | [`operation`](Deadlines::operation) and [`cleanup`](Deadlines::cleanup) |
-/// | `delete` | [`operation`](Deadlines::operation) and [`termination`](Deadlines::termination) |
+/// | `create`, `update`, `set_power` | [`operation`](Deadlines::operation) and the longer one of [`cleanup`](Deadlines::cleanup) and [`termination`](Deadlines::termination) |
+/// | `delete` | [`operation`](Deadlines::operation) and three times [`termination`](Deadlines::termination) |
 /// | `watch`, `logs` that follow | none: they are silent for as long as nothing happens |
 ///
 /// A mutation that is cut off answers [`Timeout`](ErrorKind::Timeout) with [`Retry::OutcomeUnknown`] and goes on by
