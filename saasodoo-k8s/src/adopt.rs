@@ -16,7 +16,7 @@ use crate::names::{DATA, FULL_ID, MANAGED_BY, id_of, selector_of, the_one};
 use crate::observe::{directory_of, is_static};
 use crate::read::is_usable;
 use crate::views::{ClaimView, DeploymentView, PodView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, Merge, POD, Stub, VOLUME};
+use crate::wire::{CLAIM, DEPLOYMENT, Fresh, Merge, POD, Stub, VOLUME};
 
 impl Inner {
     /// What an earlier instance of this id has left behind to be adopted, and who still writes to it. Data is adopted by
@@ -31,8 +31,8 @@ impl Inner {
             }
         };
         let (deployments, pods, claims, by_name, ()) = futures::try_join!(
-            self.wire.list::<DeploymentView>(&DEPLOYMENT, &selector),
-            self.wire.list::<Value>(&POD, &selector),
+            self.wire.few::<DeploymentView>(&DEPLOYMENT, &selector, Fresh::Now),
+            self.wire.few::<Value>(&POD, &selector, Fresh::Now),
             self.claims_of(id),
             self.wire.get::<ClaimView>(&CLAIM, named),
             directory,
@@ -96,7 +96,7 @@ impl Inner {
 
     /// Refuses what was just made when the instance has another Deployment too: whoever sees the other one withdraws.
     pub(crate) async fn only_one(&self, id: InstanceId, made: &DeploymentView) -> Result<()> {
-        let all: Vec<DeploymentView> = self.wire.list(&DEPLOYMENT, &selector_of(id)).await?;
+        let all: Vec<DeploymentView> = self.wire.few(&DEPLOYMENT, &selector_of(id), Fresh::Now).await?;
         match all
             .iter()
             .find(|other| id_of(*other) == Some(id) && other.uid() != made.uid())

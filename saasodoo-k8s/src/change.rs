@@ -32,7 +32,7 @@ use crate::observe::{data_claim, is_static, main_container, revision_of};
 use crate::read::{Live, is_usable};
 use crate::route::{kind as route_kind, object as route_object, spec as route_spec};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, INGRESS_ROUTE, Merge, POD, bounded, detached, jittered, poll};
+use crate::wire::{CLAIM, DEPLOYMENT, Fresh, INGRESS_ROUTE, Merge, POD, bounded, detached, jittered, poll};
 
 /// How often a change is made again after somebody else was faster.
 const ATTEMPTS: u32 = 6;
@@ -146,7 +146,8 @@ impl Inner {
             live.deployment = self.patch_deployment(&live.deployment, patch).await?;
         }
         if let Some(hosts) = &changes.hosts {
-            if let Some((host, owner)) = self.host_taken(hosts, id, own.as_deref()).await? {
+            let version = live.deployment.version();
+            if let Some((host, owner)) = self.host_claimed(hosts, id, own.as_deref(), version).await? {
                 self.give_back(&before, &live.deployment, &pass.mark).await;
                 let error = host_conflict(&host, &owner).with_retry(Retry::After(None));
                 return Err(if changes.restarts() || changes.storage.is_some() {
@@ -508,7 +509,7 @@ impl Inner {
             async move {
                 let pods = match known {
                     Some(pods) => pods,
-                    None => self.wire.list::<PodView>(&POD, selector).await?,
+                    None => self.wire.few::<PodView>(&POD, selector, Fresh::Now).await?,
                 };
                 let seen: Vec<&PodView> = pods.iter().collect();
                 let live = crate::facts::facts(deployment, &seen, Timestamp::now()).any_live();

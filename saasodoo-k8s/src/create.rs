@@ -28,7 +28,7 @@ use crate::read::{Live, REPORT, of_instance};
 use crate::route::{RouteView, kind as route_kind};
 use crate::views::{ClaimView, DeploymentView, View};
 use crate::wire::{
-    CLAIM, DEPLOYMENT, Kind, NETWORK_POLICY, SECRET, SERVICE, STORAGE_CLASS, Stub, bounded, detached, poll,
+    CLAIM, DEPLOYMENT, Fresh, Kind, NETWORK_POLICY, SECRET, SERVICE, STORAGE_CLASS, Stub, bounded, detached, poll,
 };
 
 /// How long a storage class that was seen is taken to be there.
@@ -122,7 +122,13 @@ impl Inner {
         let (posted, claims, named, class, taken) = futures::join!(
             self.post::<DeploymentView>(ledger, DEPLOYMENT, blueprint.name.as_str(), &deployment),
             self.claims_of(spec.id),
-            self.wire.get::<ClaimView>(&CLAIM, &blueprint.claim),
+            async {
+                match data {
+                    // Its creation in round two says whether the name is free.
+                    Data::New => Ok(None),
+                    _ => self.wire.get::<ClaimView>(&CLAIM, &blueprint.claim).await,
+                }
+            },
             self.storage_class(data),
             self.host_taken(hosts, spec.id, None),
         );
@@ -187,7 +193,7 @@ impl Inner {
         let (claim, rest, taken) = futures::join!(
             claim,
             self.owned(&blueprint, &owner, ledger, None),
-            self.host_taken(hosts, spec.id, None),
+            self.host_claimed(hosts, spec.id, None, deployment.version()),
         );
         let mut claim = claim?;
         rest?;
@@ -503,23 +509,12 @@ impl Inner {
         id: InstanceId,
         own_route: Option<&str>,
     ) -> Result<Option<(Host, String)>> {
-        let labelled = hosts.iter().map(|host| async move {
-            let selector = format!("{MANAGED_BY}=saasodoo,{}", host_label(host.as_str()));
-            let owners: Vec<Stub> = self.wire.list(&DEPLOYMENT, &selector).await?;
-            let other = owners.into_iter().find(|owner| {
-                let listed = owner.metadata.annotations.get(HOSTS).map_or("", String::as_str);
-                let another = owner.metadata.labels.get(FULL_ID) != Some(&id.to_string());
-                another
-                    && owner.metadata.name != own_route.unwrap_or_default()
-                    && listed.split(',').any(|other| other == host.as_str())
-            });
-            Ok(other.map(|owner| (host.clone(), owner.metadata.name)))
-        });
         let foreign = async {
             let Some(kind) = route_kind(&self.config) else {
                 return Ok(None);
             };
-            let routes: Vec<RouteView> = self.wire.list(&kind, &format!("!{FULL_ID}")).await?;
+            let unknown = format!("!{FULL_ID}");
+            let routes: Vec<RouteView> = self.wire.few(&kind, &unknown, Fresh::Cached).await?;
             let mut others = routes
                 .iter()
                 .filter(|route| Some(route.metadata.name.as_str()) != own_route);
@@ -529,13 +524,51 @@ impl Inner {
                 Some((host.clone(), format!("{} {}", kind.kind, route.metadata.name)))
             }))
         };
-        let (labelled, foreign) = futures::join!(join_all(labelled), foreign);
-        for taken in labelled {
+        let (labelled, foreign) = futures::join!(self.labelled(hosts, id, own_route, Fresh::Cached), foreign);
+        match labelled? {
+            Some(taken) => Ok(Some(taken)),
+            None => foreign,
+        }
+    }
+
+    /// As [`host_taken`](Self::host_taken), once the hosts are claimed by the own Deployment in this version: sees every
+    /// instance that claimed one of them before.
+    pub(crate) async fn host_claimed(
+        &self,
+        hosts: &[Host],
+        id: InstanceId,
+        own_route: Option<&str>,
+        version: &str,
+    ) -> Result<Option<(Host, String)>> {
+        self.labelled(hosts, id, own_route, Fresh::Since(version)).await
+    }
+
+    /// A Deployment of another instance that claims one of the hosts in its labels.
+    async fn labelled(
+        &self,
+        hosts: &[Host],
+        id: InstanceId,
+        own_route: Option<&str>,
+        fresh: Fresh<'_>,
+    ) -> Result<Option<(Host, String)>> {
+        let looks = hosts.iter().map(|host| async move {
+            let selector = format!("{MANAGED_BY}=saasodoo,{}", host_label(host.as_str()));
+            let owners: Vec<Stub> = self.wire.few(&DEPLOYMENT, &selector, fresh).await?;
+            let other = owners.into_iter().find(|owner| {
+                let listed = owner.metadata.annotations.get(HOSTS).map_or("", String::as_str);
+                let another = owner.metadata.labels.get(FULL_ID) != Some(&id.to_string());
+                another
+                    && owner.metadata.name != own_route.unwrap_or_default()
+                    && listed.split(',').any(|other| other == host.as_str())
+            });
+            Ok::<_, Error>(other.map(|owner| (host.clone(), owner.metadata.name)))
+        });
+        for taken in join_all(looks).await {
             if let Some(taken) = taken? {
                 return Ok(Some(taken));
             }
         }
-        foreign
+        Ok(None)
     }
 
     /// The object after the configuration's hook.

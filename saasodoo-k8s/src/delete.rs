@@ -18,7 +18,7 @@ use crate::observe::directory_of;
 use crate::read::{Found, Live, still_runs};
 use crate::route::kind as route_kind;
 use crate::views::{ClaimView, DeploymentView, PodView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, Kind, Merge, POD, SERVICE, STORAGE_CLASS, Stub, VOLUME, detached, poll};
+use crate::wire::{CLAIM, DEPLOYMENT, Fresh, Kind, Merge, POD, SERVICE, STORAGE_CLASS, Stub, VOLUME, detached, poll};
 
 impl Inner {
     pub(crate) async fn delete(self: &Arc<Self>, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
@@ -141,7 +141,7 @@ impl Inner {
         let selector = selector_text(deployment);
         let pods = async {
             let ended = poll(limit, || async {
-                let pods: Vec<PodView> = self.wire.list(&POD, &selector).await?;
+                let pods: Vec<PodView> = self.wire.few(&POD, &selector, Fresh::Now).await?;
                 Ok(pods.iter().all(|pod| !is_of(deployment, pod)).then_some(()))
             })
             .await?;

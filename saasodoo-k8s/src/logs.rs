@@ -16,7 +16,7 @@ use crate::error::{Effect, classify, deadline};
 use crate::names::{selector_of, the_one};
 use crate::observe::{belongs, main_container};
 use crate::views::{DeploymentView, PodView, View as _};
-use crate::wire::{DEPLOYMENT, POD, Wire, jittered};
+use crate::wire::{DEPLOYMENT, Fresh, POD, Wire, jittered};
 
 type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
 
@@ -202,8 +202,8 @@ impl Log {
 async fn find(wire: &Wire, id: InstanceId, previous: bool) -> Result<Option<Target>> {
     let selector = selector_of(id);
     let (deployments, pods) = futures::try_join!(
-        wire.list::<DeploymentView>(&DEPLOYMENT, &selector),
-        wire.list::<PodView>(&POD, &selector),
+        wire.few::<DeploymentView>(&DEPLOYMENT, &selector, Fresh::Now),
+        wire.few::<PodView>(&POD, &selector, Fresh::Now),
     )?;
     let deployment = the_one(id, deployments)?.ok_or_else(|| Error::not_found(id))?;
     let own = pods.iter().filter(|pod| belongs(&deployment, pod)).collect();

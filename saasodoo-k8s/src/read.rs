@@ -16,7 +16,7 @@ use crate::names::{CUSTOMER, FULL_ID, SELECTOR, SHORT_ID, id_of, selector_of, th
 use crate::observe::{ClaimSeen, belongs, data_claim, observe, with_route_hosts};
 use crate::route::{RouteView, kind as route_kind};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, EVENT, PAGE, POD};
+use crate::wire::{CLAIM, DEPLOYMENT, EVENT, Fresh, PAGE, POD};
 
 /// More ids than this are picked out here and not by the server: a selector is part of the URL.
 const MOST_IDS: usize = 100;
@@ -102,9 +102,9 @@ impl Inner {
     pub(crate) async fn look(&self, id: InstanceId) -> Result<Found> {
         let selector = selector_of(id);
         let (deployments, pods, claims) = futures::try_join!(
-            self.wire.list::<DeploymentView>(&DEPLOYMENT, &selector),
-            self.wire.list::<PodView>(&POD, &selector),
-            self.wire.list::<ClaimView>(&CLAIM, &selector),
+            self.wire.few::<DeploymentView>(&DEPLOYMENT, &selector, Fresh::Now),
+            self.wire.few::<PodView>(&POD, &selector, Fresh::Now),
+            self.wire.few::<ClaimView>(&CLAIM, &selector, Fresh::Now),
         )?;
         let orphans = orphans(id, &deployments, &pods);
         let Some(deployment) = the_one(id, deployments)? else {
@@ -167,7 +167,7 @@ impl Inner {
 
     /// The claims that say they hold the instance's data, whether or not the instance exists.
     pub(crate) async fn claims_of(&self, id: InstanceId) -> Result<Vec<ClaimView>> {
-        let claims = self.wire.list::<ClaimView>(&CLAIM, &selector_of(id)).await?;
+        let claims = self.wire.few::<ClaimView>(&CLAIM, &selector_of(id), Fresh::Now).await?;
         let claims = of_instance(id, claims);
         one_tenant(id, &claims)?;
         Ok(claims)

@@ -8,7 +8,7 @@ use http::Request;
 use http::header::RETRY_AFTER;
 use kube::Client;
 use kube::api::{
-    DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+    DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy, VersionMatch,
 };
 use kube::client::Body;
 use kube::core::Status;
@@ -126,6 +126,17 @@ pub(crate) enum Merge {
     Json,
 }
 
+/// How new the answer to a list must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fresh<'a> {
+    /// As of the request.
+    Now,
+    /// Not older than this version, which must be one of the same kind: the server's cache has seen it, or soon will.
+    Since(&'a str),
+    /// Whatever the server's cache has.
+    Cached,
+}
+
 /// The number of objects in a page of a list.
 pub(crate) const PAGE: u32 = 500;
 /// How often a request is sent at most.
@@ -180,6 +191,29 @@ impl Wire {
         parsed(&answer).map(Some)
     }
 
+    /// Reads the few objects that the selector fits, at once. A server answers from its cache what has no limit (as of
+    /// now since Kubernetes 1.31), and reads all objects of the kind for a page of those that a selector fits.
+    pub(crate) async fn few<T: DeserializeOwned>(
+        &self,
+        kind: &Kind,
+        selector: &str,
+        fresh: Fresh<'_>,
+    ) -> Result<Vec<T>> {
+        let params = ListParams::default().labels(selector);
+        let cached = match fresh {
+            Fresh::Now => return Ok(self.listed(kind, &params, true).await?.items),
+            Fresh::Since(version) => params.clone().at(version).matching(VersionMatch::NotOlderThan),
+            Fresh::Cached => params.clone().match_any(),
+        };
+        match self.listed(kind, &cached, false).await {
+            // The cache lags behind, or the connection broke.
+            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable) => {
+                Ok(self.listed(kind, &params, true).await?.items)
+            }
+            other => Ok(other?.items),
+        }
+    }
+
     /// Reads all objects that the selector fits, page by page. An expired page token starts over.
     pub(crate) async fn list<T: DeserializeOwned>(&self, kind: &Kind, selector: &str) -> Result<Vec<T>> {
         let mut restarts = 0;
@@ -216,8 +250,12 @@ impl Wire {
         if let Some(token) = token {
             params = params.continue_token(token);
         }
-        let request = build(self.requests(kind).list(&params))?;
-        let page: Page<T> = match self.call(Some(kind), request, Effect::Read, true).await {
+        self.listed(kind, &params, true).await
+    }
+
+    async fn listed<T: DeserializeOwned>(&self, kind: &Kind, params: &ListParams, repeat: bool) -> Result<Page<T>> {
+        let request = build(self.requests(kind).list(params))?;
+        let page: Page<T> = match self.call(Some(kind), request, Effect::Read, repeat).await {
             // A list is empty or an error; that it "is not found" says nothing about what would be in it.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(unexpected(format!("no list of {}: {}", kind.plural, error.message())));

@@ -103,7 +103,6 @@ async fn a_creation_is_two_rounds_of_concurrent_requests() {
             format!("POST {DEPLOYMENTS}"),
             format!("GET {DEPLOYMENTS}"),
             format!("GET {CLAIMS}"),
-            format!("GET {CLAIMS}/{NAME}-storage"),
             format!("GET {CLASSES}/cephfs-saasodoo"),
             // The hosts of the guide's instances are known to their routes only.
             format!("GET {ROUTES}"),
@@ -111,6 +110,23 @@ async fn a_creation_is_two_rounds_of_concurrent_requests() {
     );
     assert_eq!(writes(&first).len(), 1, "the Deployment is the claim on the name");
     let second = round(2);
+    let version = |request: &Seen| request.query.get("resourceVersion").cloned();
+    let limit = |request: &Seen| request.query.get("limit").cloned();
+    // A server reads every object of the kind for a page of those that a selector fits, and for none from its cache.
+    for line in [format!("GET {DEPLOYMENTS}"), format!("GET {ROUTES}")] {
+        assert_eq!(version(find(&first, &line)).as_deref(), Some("0"), "{line}");
+    }
+    assert_eq!(
+        version(find(&first, &format!("GET {CLAIMS}"))),
+        None,
+        "data is looked for as of now"
+    );
+    assert!(seen.iter().all(|request| limit(request).is_none()));
+    // Every host that was claimed before this Deployment is seen.
+    let looked = find(&second, &format!("GET {DEPLOYMENTS}"));
+    let made = server.get(DEPLOYMENTS, NAME).expect("made");
+    assert_eq!(version(looked).as_deref(), made["metadata"]["resourceVersion"].as_str());
+    assert_eq!(looked.query["resourceVersionMatch"], "NotOlderThan");
     let posts: BTreeSet<String> = lines(&second)
         .into_iter()
         .filter(|line| line.starts_with("POST"))
