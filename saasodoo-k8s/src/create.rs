@@ -441,7 +441,11 @@ impl Inner {
             name: deployment.name().to_owned(),
             uid: deployment.uid().to_owned(),
         };
-        if let Some((host, owner)) = self.host_taken(hosts, spec.id, None).await? {
+        let (taken, claimed) = futures::try_join!(
+            self.host_taken(hosts, spec.id, None),
+            self.host_claimed(hosts, spec.id, None, deployment.version()),
+        )?;
+        if let Some((host, owner)) = taken.or(claimed) {
             return Err(host_conflict(&host, &owner));
         }
         if missing.contains(&CLAIM) {
