@@ -184,7 +184,10 @@ async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<Results
     let version = cluster.json("GET", "/version", None).await?;
     let mut results = Results::new("kubernetes", version["gitVersion"].as_str().unwrap_or_default());
     let orchestrator: DynOrchestrator = Arc::new(cluster.orchestrator().await?);
-    let model = creation(cluster, &orchestrator, options, &mut results).await?;
+    let model = spec();
+    // Connections and the storage class are known from then on, as they are in a service that runs.
+    orchestrator.create(&model, CreateOptions::new().stopped()).await?;
+    creation(cluster, &orchestrator, options, 0, &mut results).await?;
     let mut present = 3 * options.creations + 1;
     for size in &options.sizes {
         populate(cluster, &model, present, *size).await?;
@@ -193,6 +196,8 @@ async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<Results
         reading(cluster, &orchestrator, &model, *size, &mut results).await?;
         listing(cluster, &orchestrator, *size, &mut results).await?;
         watch_in_children(&["--child".to_owned(), cluster.namespace.clone()], *size, &mut results).await?;
+        creation(cluster, &orchestrator, options, *size, &mut results).await?;
+        present += 3 * options.creations;
     }
     targets(options, &mut results);
     Ok(results)
@@ -208,13 +213,11 @@ async fn creation(
     cluster: &Cluster,
     orchestrator: &DynOrchestrator,
     options: &Options,
+    size: usize,
     results: &mut Results,
-) -> anyhow::Result<InstanceSpec> {
+) -> anyhow::Result<()> {
     let (mut ours, mut naive, mut raw) = (Samples::default(), Samples::default(), Samples::default());
     let (mut our_requests, mut naive_requests) = (0, 0);
-    let model = spec();
-    // Connections and the storage class are known from then on, as they are in a service that runs.
-    orchestrator.create(&model, CreateOptions::new().stopped()).await?;
     for _ in 0..options.creations {
         let spec = spec();
         let before = cluster.requests();
@@ -257,10 +260,10 @@ async fn creation(
         futures::future::try_join_all(posts).await?;
         raw.push(start.elapsed());
     }
-    results.row("create", "saasodoo", 0, &ours, per(our_requests, ours.len()));
-    results.row("create", "naive", 0, &naive, per(naive_requests, naive.len()));
-    results.row("create", "raw", 0, &raw, 5.0);
-    Ok(model)
+    results.row("create", "saasodoo", size, &ours, per(our_requests, ours.len()));
+    results.row("create", "naive", size, &naive, per(naive_requests, naive.len()));
+    results.row("create", "raw", size, &raw, 5.0);
+    Ok(())
 }
 
 /// What the migration guide's client creates, one after the other.

@@ -197,7 +197,9 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(bench: &Bench, options: &Options) -> anyhow::Result<Results> {
     let version = bench.raw.json("GET", "/version", None).await?;
     let mut results = Results::new("swarm", version["Version"].as_str().unwrap_or_default());
-    let model = creation(bench, options, &mut results).await?;
+    let model = bench.spec();
+    bench.swarm.create(&model, CreateOptions::new().stopped()).await?;
+    creation(bench, options, &model, 0, &mut results).await?;
     for size in &options.sizes {
         populate(bench, &model, *size).await?;
         reading(bench, &model, *size, &mut results).await?;
@@ -205,24 +207,33 @@ async fn measure(bench: &Bench, options: &Options) -> anyhow::Result<Results> {
         let child = ["--child".to_owned(), bench.customer.to_string()];
         watch_in_children(&child, *size, &mut results).await?;
         resting(bench, *size, &mut results).await?;
+        creation(bench, options, &model, *size, &mut results).await?;
     }
     targets(options, &mut results);
     Ok(results)
 }
 
 /// Ours in full, and beside it nothing but the last request of today's code.
-async fn creation(bench: &Bench, options: &Options, results: &mut Results) -> anyhow::Result<InstanceSpec> {
+async fn creation(
+    bench: &Bench,
+    options: &Options,
+    model: &InstanceSpec,
+    size: usize,
+    results: &mut Results,
+) -> anyhow::Result<()> {
     let (mut ours, mut raw) = (Samples::default(), Samples::default());
-    let model = bench.spec();
-    bench.swarm.create(&model, CreateOptions::new().stopped()).await?;
-    let body = bench.services().await?.pop().context("the first service")?["Spec"].clone();
+    let services = bench.services().await?;
+    let mut of_model = services
+        .iter()
+        .filter(|service| service["Spec"]["Labels"]["saasodoo.instance.id"] == model.id.to_string());
+    let body = of_model.next().context("the model's service")?["Spec"].clone();
     let (before, raw_before) = (bench.swarm.requests(), bench.raw.requests());
     for _ in 0..options.creations {
         let spec = bench.spec();
         let start = Instant::now();
         bench.swarm.create(&spec, CreateOptions::new().stopped()).await?;
         ours.push(start.elapsed());
-        let copy = copied(&body, &model);
+        let copy = copied(&body, model);
         let start = Instant::now();
         bench.raw.send("POST", "/services/create", Some(&copy)).await?;
         raw.push(start.elapsed());
@@ -230,18 +241,18 @@ async fn creation(bench: &Bench, options: &Options, results: &mut Results) -> an
     results.row(
         "create",
         "saasodoo",
-        0,
+        size,
         &ours,
         per(bench.swarm.requests() - before, ours.len()),
     );
     results.row(
         "create",
         "raw",
-        0,
+        size,
         &raw,
         per(bench.raw.requests() - raw_before, raw.len()),
     );
-    Ok(model)
+    Ok(())
 }
 
 /// The same service under a name and an id of its own, with the same secrets.
