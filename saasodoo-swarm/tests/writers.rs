@@ -429,8 +429,10 @@ async fn an_instance_whose_process_outlives_its_service_is_not_absent() {
         daemon
     });
     let error = case.swarm.get(id()).await.expect_err("a process");
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(matches!(error.retry(), Retry::After(Some(_))) && error.advice().is_some());
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.conflicts(), ["status"]);
+    assert_eq!(error.retry(), Retry::After(Some(Duration::from_secs(1))));
+    assert!(error.advice().is_some());
     assert!(case.swarm.exists(id()).await.is_err());
     let error = case.swarm.set_power(id(), Power::Stop).await.expect_err("no service");
     assert!(!error.is_not_found(), "{error}");
