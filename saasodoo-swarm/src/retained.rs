@@ -86,10 +86,10 @@ pub(crate) fn grace_seconds(seen: &Seen) -> i64 {
 impl Traces {
     pub(crate) fn of(dir: &File, path: &Path) -> Result<Self> {
         Ok(Self {
-            changed: changed(dir),
-            retained: number(dir, RETAINED),
-            touched: number(dir, TOUCHED),
-            purging: is_marked(dir, PURGING),
+            changed: changed(dir, path)?,
+            retained: number(dir, path, RETAINED)?,
+            touched: number(dir, path, TOUCHED)?,
+            purging: is_marked(dir, path, PURGING)?,
             empty: is_empty(dir, path)?,
         })
     }
@@ -132,7 +132,7 @@ impl Left {
     pub(crate) fn read(dir: &File, path: PathBuf) -> Result<Self> {
         Ok(Self {
             identity: identity(dir, &path)?,
-            adopted: is_marked(dir, ADOPTED),
+            adopted: is_marked(dir, &path, ADOPTED)?,
             traces: Traces::of(dir, &path)?,
             path,
         })
@@ -176,7 +176,7 @@ pub(crate) fn touch(dir: &File) {
 }
 
 fn retain_now(dir: &File, path: &Path, id: InstanceId, adopted: bool, writer: Writer, until: i64) -> Result<()> {
-    let owner = text(dir, OWNER);
+    let owner = text(dir, path, OWNER)?;
     if owner.as_ref().is_some_and(|owner| *owner != id.to_string()) {
         tracing::warn!(path = %path.display(), ?owner, "the data has another instance's mark, which stays");
         return Ok(());

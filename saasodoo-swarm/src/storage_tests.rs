@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use saasodoo_core::{Bytes, Deadlines, ErrorKind, InstanceId, ObjectIdentity, Retry};
 
 use crate::config::QuotaPolicy;
-use crate::directory::is_no_mark;
-use crate::retained::Writer;
+use crate::directory::{changed, check_free, check_owner, claim, is_no_mark, is_purged, number, seconds};
+use crate::retained::{Left, Writer};
 use crate::storage::DataRoot;
 
 fn root(path: &Path) -> DataRoot {
@@ -427,6 +427,78 @@ fn a_mark_that_cannot_be_read_is_not_absent() {
     ] {
         assert_eq!(is_no_mark(&error.into()), absent, "{error}");
     }
+}
+
+/// Whose the data is, whether it was there before, its size and what was written last: an error is none of these.
+#[test]
+fn a_directory_whose_marks_cannot_be_read_is_not_free_and_not_its_makers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path();
+    // What was opened for its name alone gives no attributes.
+    let flags = OFlags::DIRECTORY | OFlags::PATH;
+    let open = openat(CWD, path, flags, Mode::empty()).map(std::fs::File::from);
+    let (open, id) = (open.expect("opened"), InstanceId::random());
+    for (what, answer) in [
+        ("owner", check_owner(&open, path, id)),
+        ("free", check_free(&open, path, id)),
+        ("purged", is_purged(&open, path).map(drop)),
+        ("changed", changed(&open, path).map(drop)),
+        ("marks", Left::read(&open, path.to_owned()).map(drop)),
+        ("number", number::<u64>(&open, path, "ceph.quota.max_bytes").map(drop)),
+    ] {
+        let error = answer.expect_err(what);
+        assert!(error.message().contains("does not give its attribute"), "{error}");
+        assert!(matches!(error.retry(), Retry::After(_)), "{error}");
+    }
+    assert_eq!(seconds("1764000000.09123456789", path).expect("a time"), 1_764_000_000);
+    assert!(seconds("yesterday", path).is_err(), "a purge would do without it");
+}
+
+#[test]
+fn of_two_owners_at_once_only_one_gets_a_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path();
+    let open = std::fs::File::open(path).expect("opened");
+    let ids: Vec<InstanceId> = (0..8).map(|_| InstanceId::random()).collect();
+    let claims: Vec<_> = std::thread::scope(|scope| {
+        let claims: Vec<_> = ids.iter().map(|id| scope.spawn(|| claim(&open, path, *id))).collect();
+        claims
+            .into_iter()
+            .map(|claim| claim.join().expect("no panic"))
+            .collect()
+    });
+    let winner = claims.iter().position(Result::is_ok).expect("one");
+    for (id, claim) in ids.iter().zip(&claims) {
+        match claim {
+            Ok(new) => assert!(*new && *id == ids[winner]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+        }
+    }
+    assert!(!claim(&open, path, ids[winner]).expect("its own"), "it had it already");
+}
+
+/// The label of its service says so as well, and goes with a service that somebody removes by hand.
+#[tokio::test]
+async fn adopted_data_says_itself_that_it_was_there_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let adopted = root.adopt(path.clone(), id, SIZE, false).await.expect("adopted");
+    let left = root.find_left(id, None).await.expect("read").expect("found");
+    assert!(left.adopted, "a purge without a service would take it");
+    root.undo(adopted).await;
+    let marks: Vec<_> = xattr::list(&path)
+        .expect("read")
+        .filter(|name| name.to_string_lossy().contains("saasodoo"))
+        .collect();
+    assert!(marks.is_empty(), "{marks:?}");
+    // A mark that was there before stays.
+    root.retain(&path.to_string_lossy(), id, true, Writer::Runs, 0).await;
+    let again = root.adopt(path.clone(), id, SIZE, false).await.expect("adopted");
+    root.undo(again).await;
+    assert!(root.find_left(id, None).await.expect("read").expect("found").adopted);
 }
 
 /// Looks at thousands of directories that hang keep nobody else out.
