@@ -36,16 +36,19 @@ pub(crate) fn check_free(dir: &File, path: &Path, id: InstanceId) -> Result<()> 
 /// Refuses a directory that carries another instance's mark.
 pub(crate) fn check_owner(dir: &File, path: &Path, id: InstanceId) -> Result<()> {
     match text(dir, path, OWNER)? {
-        Some(owner) if owner != id.to_string() => Err(Error::conflict(
-            ["storage"],
-            format!("the data in {} belongs to the instance {owner}", path.display()),
-        )
-        .with_backend(BackendKind::Swarm)
-        .with_advice(format!(
+        Some(owner) if owner != id.to_string() => Err(belongs(path, &owner).with_advice(format!(
             "adopt it as that instance; to give it to another one remove its attribute {OWNER} by hand"
         ))),
         _ => Ok(()),
     }
+}
+
+pub(crate) fn belongs(path: &Path, owner: &str) -> Error {
+    Error::conflict(
+        ["storage"],
+        format!("the data in {} belongs to the instance {owner}", path.display()),
+    )
+    .with_backend(BackendKind::Swarm)
 }
 
 /// Gives a directory its owner's mark, unless somebody else was faster. Answers whether it had none.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::convert;
 use crate::directory::{
-    ADOPTED, OWNER, PURGING, RETAINED, TOUCHED, changed, identity, is_empty, is_marked, mark, number, text,
+    ADOPTED, OWNER, PURGING, RETAINED, TOUCHED, belongs, changed, identity, is_empty, is_marked, mark, number, text,
 };
 use crate::fence;
 use crate::read::Seen;
@@ -25,6 +25,8 @@ const SLACK_SECONDS: i64 = 60;
 pub(crate) struct Left {
     pub(crate) path: PathBuf,
     pub(crate) identity: ObjectIdentity,
+    /// Whose it is, by its own mark.
+    owner: Option<String>,
     pub(crate) adopted: bool,
     pub(crate) traces: Traces,
 }
@@ -132,6 +134,7 @@ impl Left {
     pub(crate) fn read(dir: &File, path: PathBuf) -> Result<Self> {
         Ok(Self {
             identity: identity(dir, &path)?,
+            owner: text(dir, &path, OWNER)?,
             adopted: is_marked(dir, &path, ADOPTED)?,
             traces: Traces::of(dir, &path)?,
             path,
@@ -143,8 +146,13 @@ impl Left {
         !self.traces.empty || self.traces.retained.is_some() || self.traces.purging
     }
 
-    /// Refuses data that somebody else uses by now.
-    pub(crate) fn check(self, writer: Writer) -> Result<Self> {
+    /// Refuses data of another instance, and data that somebody else uses by now.
+    pub(crate) fn check(self, id: InstanceId, writer: Writer) -> Result<Self> {
+        let is_own = |owner: &str| owner.parse().is_ok_and(|owner: InstanceId| owner.matches(id));
+        if let Some(owner) = self.owner.as_deref().filter(|owner| !is_own(owner)) {
+            return Err(belongs(&self.path, owner)
+                .with_advice("purge it as that instance; look why the service of this one mounts it"));
+        }
         self.traces.check(&self.path, writer)?;
         Ok(self)
     }

@@ -254,6 +254,56 @@ async fn a_purge_stops_at_its_deadline_and_goes_on_with_the_same_token() {
 }
 
 #[tokio::test]
+async fn a_purge_that_cannot_begin_leaves_data_that_can_be_adopted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let left = root.identify(&path.to_string_lossy()).await.expect("read");
+    let target = left.expect("there").identity;
+    // Something else has the name that it would be moved to.
+    let aside = dir.path().join(format!(".purge-{}", target.uid));
+    std::fs::create_dir(&aside).expect("a directory");
+    std::fs::write(aside.join("else"), "x").expect("a file");
+    root.purge(target, Writer::Gone, LONG)
+        .await
+        .expect_err("no name for it");
+    root.adopt(path, id, SIZE, true).await.expect("whole");
+    assert!(aside.join("else").exists());
+}
+
+#[tokio::test]
+async fn a_purge_is_for_the_instance_whose_mark_the_data_has() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id, other) = (root(dir.path()), InstanceId::random(), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let left = || async {
+        root.identify(&path.to_string_lossy())
+            .await
+            .expect("read")
+            .expect("there")
+    };
+    left()
+        .await
+        .check(id, Writer::Runs)
+        .expect("no mark, as today's have none");
+    root.retain(&path.to_string_lossy(), id, false, Writer::Runs, 0).await;
+    left().await.check(id, Writer::Runs).expect("its own");
+    let short = id.short().to_string().parse().expect("an id of today");
+    left().await.check(short, Writer::Runs).expect("its own");
+    let error = left().await.check(other, Writer::Runs).expect_err("another's");
+    assert_eq!(
+        (error.kind(), error.conflicts()),
+        (ErrorKind::Conflict, &["storage".to_owned()][..]),
+        "{error}"
+    );
+    assert!(error.message().contains(&id.to_string()), "{error}");
+}
+
+#[tokio::test]
 async fn a_directory_that_was_taken_away_is_made_again_and_an_adopted_one_is_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let (root, id) = (root(dir.path()), InstanceId::random());
