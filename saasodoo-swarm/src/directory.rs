@@ -12,7 +12,11 @@ use xattr::FileExt;
 pub(crate) const QUOTA: &str = "ceph.quota.max_bytes";
 pub(crate) const USED: &str = "ceph.dir.rbytes";
 /// When anything in it was changed last, as seconds and nanoseconds with a dot between them.
+#[cfg(not(test))]
 const CHANGED: &str = "ceph.dir.rctime";
+/// The same on other file systems, and one that a test can set.
+#[cfg(test)]
+pub(crate) const CHANGED: &str = "user.ceph.dir.rctime";
 /// The full id of the instance whose data it is.
 pub(crate) const OWNER: &str = "user.saasodoo.instance";
 /// The instance was deleted and its data kept; until when its own tasks can have written, in seconds.

@@ -441,13 +441,15 @@ impl DataRoot {
         }
     }
 
-    /// Enforces a larger size.
-    pub(crate) async fn set_quota(&self, absolute: &str, size: Bytes) -> Result<()> {
+    /// Enforces a larger size. `writer` is what the instance's own tasks do.
+    pub(crate) async fn set_quota(&self, absolute: &str, size: Bytes, writer: Writer) -> Result<()> {
         let relative = self.relative_or_fail(absolute)?;
         self.writing(move |root| {
             let path = root.absolute(&relative);
             let dir = root.open(&relative)?.ok_or_else(|| missing(&path))?;
-            if root.grow_now(&dir, &path, size)? {
+            // The change moves the time of the last one, by which others who wrote before are known.
+            let foreign = Traces::of(&dir, &path)?.check(&path, writer).is_err();
+            if root.grow_now(&dir, &path, size)? && !foreign {
                 touch(&dir);
             }
             Ok(())

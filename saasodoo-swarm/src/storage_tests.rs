@@ -4,12 +4,13 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use saasodoo_core::{Bytes, Deadlines, ErrorKind, InstanceId, ObjectIdentity, Retry};
 
 use crate::config::QuotaPolicy;
-use crate::directory::{changed, check_free, check_owner, claim, is_no_mark, is_purged, number, seconds};
+use crate::directory::{CHANGED, changed, check_free, check_owner, claim, is_no_mark, is_purged, number, seconds};
 use crate::retained::{Left, Writer};
 use crate::storage::DataRoot;
 
@@ -477,6 +478,53 @@ fn a_mark_that_cannot_be_read_is_not_absent() {
     ] {
         assert_eq!(is_no_mark(&error.into()), absent, "{error}");
     }
+}
+
+/// A migrated instance runs on the directory that it has left here, and its quota is raised here all the same.
+#[tokio::test]
+async fn a_larger_quota_does_not_hide_who_wrote_before_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    for (name, changed, fine) in [("own", 900, true), ("foreign", 5000, false)] {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).expect("a directory");
+        std::fs::write(path.join("data"), "x").expect("a file");
+        let written = |at: i64| xattr::set(&path, CHANGED, format!("{at}.090000000").as_bytes()).expect("a time");
+        written(changed);
+        let (text, stopped) = (path.to_string_lossy(), Writer::StoppedBy(1000));
+        root.set_quota(&text, SIZE, stopped).await.expect("raised");
+        // The file system's own doing.
+        written(Timestamp::now().as_second());
+        let left = root.identify(&text).await.expect("read").expect("there");
+        assert_eq!(left.check(id, stopped).is_ok(), fine, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_purge_itself_refuses_what_was_written_since() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let text = path.to_string_lossy();
+    root.retain(&text, id, false, Writer::Runs, 0).await;
+    let target = root.identify(&text).await.expect("read").expect("there").identity;
+    let later = Timestamp::now().as_second() + 3600;
+    for (changed, kind) in [
+        (format!("{later}.090000000"), ErrorKind::Conflict),
+        ("odd".to_owned(), ErrorKind::Unexpected),
+    ] {
+        xattr::set(&path, CHANGED, changed.as_bytes()).expect("a time");
+        let error = root
+            .purge(target.clone(), Writer::Gone, LONG)
+            .await
+            .expect_err("in use");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(path.join("data").exists());
+    }
+    xattr::set(&path, CHANGED, b"1000.090000000").expect("a time");
+    assert!(root.purge(target, Writer::Gone, LONG).await.expect("purged"));
 }
 
 /// Whose the data is, whether it was there before, its size and what was written last: an error is none of these.
