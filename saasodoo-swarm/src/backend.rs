@@ -97,6 +97,29 @@ impl SwarmOrchestrator {
         &self.inner.config
     }
 
+    /// The id of the swarm: every manager answers the same one, for as long as the swarm lasts. It tells which platform a
+    /// record is about, whatever address the daemon has at the time, such as in the identities of a migration.
+    ///
+    /// ```no_run
+    /// use saasodoo_core::Result;
+    /// use saasodoo_swarm::SwarmOrchestrator;
+    ///
+    /// # async fn example(orchestrator: &SwarmOrchestrator) -> Result<()> {
+    /// let identity = format!("swarm {}", orchestrator.cluster_id().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `MissingPrerequisite` when the daemon is not a manager of a swarm; those of any request.
+    pub async fn cluster_id(&self) -> Result<String> {
+        self.inner.cluster_id().await.map_err(|error| {
+            error
+                .with_operation(OperationKind::Connect)
+                .with_backend(BackendKind::Swarm)
+        })
+    }
+
     /// Runs a mutation to its end even when the caller goes away.
     async fn detached<T: Send + 'static>(
         &self,

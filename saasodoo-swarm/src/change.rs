@@ -17,6 +17,7 @@ use crate::facts;
 use crate::patch::{self, Patch};
 use crate::power::no_directory;
 use crate::read::Seen;
+use crate::retained::Writer;
 use crate::wire::segment;
 
 /// How often a change is applied again to a service that others change at the same time.
@@ -82,7 +83,8 @@ impl Inner {
             }
             if change.grows {
                 let source = facts::data_source(&seen.service).unwrap_or_default();
-                self.storage.set_quota(source, change.after.storage).await?;
+                let size = change.after.storage;
+                self.storage.set_quota(source, size, Writer::of(&seen)).await?;
                 done = true;
             }
             // With the image goes what its registry asks for.

@@ -141,7 +141,7 @@ impl Inner {
                 self.check_adopted(seen, present.as_ref())?;
                 match present {
                     Some(left) if left.identity == *target => {
-                        left.check(Writer::of(seen))?;
+                        left.check(id, Writer::of(seen))?;
                     }
                     _ => return refuse("the directory has been replaced since the plan"),
                 }
@@ -154,7 +154,7 @@ impl Inner {
                     return refuse("the directory has been replaced since the plan");
                 }
                 Some(left) => {
-                    left.check(Writer::Gone)?;
+                    left.check(id, Writer::Gone)?;
                 }
             },
         }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, StatxFlags, fstat, statx};
+use rustix::fs::{AtFlags, Dir, StatxFlags, XattrFlags, fsetxattr, fstat, statx};
 use rustix::io::Errno;
 use saasodoo_core::{BackendKind, Error, ErrorKind, InstanceId, ObjectIdentity, Result};
 use xattr::FileExt;
@@ -12,7 +12,11 @@ use xattr::FileExt;
 pub(crate) const QUOTA: &str = "ceph.quota.max_bytes";
 pub(crate) const USED: &str = "ceph.dir.rbytes";
 /// When anything in it was changed last, as seconds and nanoseconds with a dot between them.
+#[cfg(not(test))]
 const CHANGED: &str = "ceph.dir.rctime";
+/// The same on other file systems, and one that a test can set.
+#[cfg(test)]
+pub(crate) const CHANGED: &str = "user.ceph.dir.rctime";
 /// The full id of the instance whose data it is.
 pub(crate) const OWNER: &str = "user.saasodoo.instance";
 /// The instance was deleted and its data kept; until when its own tasks can have written, in seconds.
@@ -26,8 +30,8 @@ pub(crate) const PURGING: &str = "user.saasodoo.purging";
 
 /// A directory that exists is free for an instance when it is empty and nobody else's.
 pub(crate) fn check_free(dir: &File, path: &Path, id: InstanceId) -> Result<()> {
-    let foreign = text(dir, OWNER).is_some_and(|owner| owner != id.to_string());
-    if foreign || is_marked(dir, RETAINED) || is_marked(dir, PURGING) || !is_empty(dir, path)? {
+    let foreign = text(dir, path, OWNER)?.is_some_and(|owner| owner != id.to_string());
+    if foreign || is_marked(dir, path, RETAINED)? || is_marked(dir, path, PURGING)? || !is_empty(dir, path)? {
         return Err(data_exists(path));
     }
     Ok(())
@@ -35,16 +39,31 @@ pub(crate) fn check_free(dir: &File, path: &Path, id: InstanceId) -> Result<()> 
 
 /// Refuses a directory that carries another instance's mark.
 pub(crate) fn check_owner(dir: &File, path: &Path, id: InstanceId) -> Result<()> {
-    match text(dir, OWNER) {
-        Some(owner) if owner != id.to_string() => Err(Error::conflict(
-            ["storage"],
-            format!("the data in {} belongs to the instance {owner}", path.display()),
-        )
-        .with_backend(BackendKind::Swarm)
-        .with_advice(format!(
+    match text(dir, path, OWNER)? {
+        Some(owner) if owner != id.to_string() => Err(belongs(path, &owner).with_advice(format!(
             "adopt it as that instance; to give it to another one remove its attribute {OWNER} by hand"
         ))),
         _ => Ok(()),
+    }
+}
+
+pub(crate) fn belongs(path: &Path, owner: &str) -> Error {
+    Error::conflict(
+        ["storage"],
+        format!("the data in {} belongs to the instance {owner}", path.display()),
+    )
+    .with_backend(BackendKind::Swarm)
+}
+
+/// Gives a directory its owner's mark, unless somebody else was faster. Answers whether it had none.
+pub(crate) fn claim(dir: &File, path: &Path, id: InstanceId) -> Result<bool> {
+    match fsetxattr(dir, OWNER, id.to_string().as_bytes(), XattrFlags::CREATE) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => check_owner(dir, path, id).map(|()| false),
+        Err(error) => {
+            tracing::debug!(name = OWNER, %error, "the data directory takes no mark");
+            Ok(false)
+        }
     }
 }
 
@@ -52,15 +71,26 @@ pub(crate) fn check_owner(dir: &File, path: &Path, id: InstanceId) -> Result<()>
 pub(crate) const PURGED: &str = ".purge-";
 
 /// Whether a purge of the directory has begun.
-pub(crate) fn is_purged(dir: &File, path: &Path) -> bool {
+pub(crate) fn is_purged(dir: &File, path: &Path) -> Result<bool> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    is_marked(dir, PURGING) || name.is_some_and(|name| name.starts_with(PURGED))
+    Ok(is_marked(dir, path, PURGING)? || name.is_some_and(|name| name.starts_with(PURGED)))
 }
 
-/// When anything in the directory was changed last, in seconds. `None` where the file system does not keep that.
-pub(crate) fn changed(dir: &File) -> Option<i64> {
+/// When anything in the directory was changed last, in seconds. `None` where the file system does not keep that, which
+/// a purge then does without: what cannot be read is an error.
+pub(crate) fn changed(dir: &File, path: &Path) -> Result<Option<i64>> {
+    text(dir, path, CHANGED)?.map(|text| seconds(&text, path)).transpose()
+}
+
+pub(crate) fn seconds(text: &str, path: &Path) -> Result<i64> {
     // Some kernels write a superfluous 09 before the nanoseconds.
-    text(dir, CHANGED)?.split('.').next()?.parse().ok()
+    let whole = text.split('.').next().unwrap_or_default();
+    whole.parse().map_err(|_| {
+        fail(
+            ErrorKind::Unexpected,
+            format!("{} was changed last at {text:?}, which is no time", path.display()),
+        )
+    })
 }
 
 /// What is in a directory.
@@ -108,16 +138,21 @@ pub(crate) fn identity(dir: &File, path: &Path) -> Result<ObjectIdentity> {
     Ok(ObjectIdentity::new("Directory", path.to_string_lossy(), uid))
 }
 
-pub(crate) fn number<T: std::str::FromStr>(dir: &File, name: &str) -> Option<T> {
-    text(dir, name)?.parse().ok()
+pub(crate) fn number<T: std::str::FromStr>(dir: &File, path: &Path, name: &str) -> Result<Option<T>> {
+    Ok(text(dir, path, name)?.and_then(|text| text.parse().ok()))
 }
 
-pub(crate) fn text(dir: &File, name: &str) -> Option<String> {
-    String::from_utf8(dir.get_xattr(name).ok()??).ok()
+/// A mark's text. `None`: there is none, or the file system has no such marks.
+pub(crate) fn text(dir: &File, path: &Path, name: &str) -> Result<Option<String>> {
+    match dir.get_xattr(name) {
+        Ok(value) => Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned())),
+        Err(error) if is_no_mark(&error) => Ok(None),
+        Err(error) => Err(io_error(error, path, &format!("does not give its attribute {name}"))),
+    }
 }
 
-pub(crate) fn is_marked(dir: &File, name: &str) -> bool {
-    matches!(dir.get_xattr(name), Ok(Some(_)))
+pub(crate) fn is_marked(dir: &File, path: &Path, name: &str) -> Result<bool> {
+    Ok(text(dir, path, name)?.is_some())
 }
 
 /// Whether a mark could not be read because there is none: the directory has been removed, or its file system has no

@@ -66,9 +66,10 @@ pub(crate) fn hold_of(service: &Value) -> Option<Hold> {
 }
 
 /// The replicas that a service gets back once the process before has ended. `None` where the label that says so is only
-/// left over: somebody who does not know it has started the service since.
+/// left over: somebody who does not know it has started the service since, or a hold has come in between, against which
+/// nobody starts it again.
 pub(crate) fn restarting(service: &Value) -> Option<u64> {
-    let body = service.get("Spec")?;
+    let body = service.get("Spec").filter(|_| hold_of(service).is_none())?;
     let of = |body: &Value| -> Option<u64> { body.pointer("/Labels")?.get(label::RESTARTING)?.as_str()?.parse().ok() };
     let before = of(body).filter(|_| convert::replicas(body) == Some(0))?;
     let left_over = service.get("PreviousSpec").is_some_and(|previous| {

@@ -509,7 +509,18 @@ fn a_crash_loop_and_a_kill_for_memory_are_told_apart() {
         )
     );
     // Docker kills what does not answer its probe with the same code.
-    let unhealthy = |second| with_error(failed(second, "shutdown", 137), "task: unhealthy container");
+    let killed = "task: non-zero exit (137): dockerexec: unhealthy container";
+    let unhealthy = |second| with_error(failed(second, "shutdown", 137), killed);
+    let (status, cause) = seen(&started_at_zero(), &[unhealthy(20), task(30, "ready", "ready")]);
+    assert_eq!(
+        (status, cause),
+        (
+            InstanceStatus::Starting,
+            Some(Cause::ProbeFailing {
+                message: killed.to_owned()
+            })
+        )
+    );
     let (status, cause) = seen(
         &started_at_zero(),
         &[unhealthy(10), unhealthy(20), task(30, "ready", "ready")],
@@ -518,6 +529,21 @@ fn a_crash_loop_and_a_kill_for_memory_are_told_apart() {
     assert!(
         matches!(cause, Some(Cause::CrashLoop { last_exit: None, .. })),
         "{cause:?}"
+    );
+    // What ends with 0 when it is asked to, for the same reason, leaves no word of it.
+    let ended = |second| task(second, "shutdown", "complete");
+    let next = task(30, "ready", "ready");
+    let once = seen(&started_at_zero(), &[ended(20), next.clone()]);
+    assert_eq!(once, (InstanceStatus::Starting, None));
+    assert_eq!(
+        seen(&started_at_zero(), &[ended(10), ended(20), next]),
+        (
+            InstanceStatus::Error,
+            Some(Cause::CrashLoop {
+                restarts: 2,
+                last_exit: Some(0)
+            })
+        )
     );
 }
 

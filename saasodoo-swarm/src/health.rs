@@ -1,14 +1,35 @@
 //! Whether the platform can do its work.
 
 use jiff::Timestamp;
-use saasodoo_core::{BackendKind, Error, ErrorKind, Health, HealthState};
+use saasodoo_core::{BackendKind, Error, ErrorKind, Health, HealthState, Result};
 use serde_json::Value;
 
 use crate::backend::Inner;
 use crate::config::QuotaPolicy;
 use crate::wire::segment;
 
+const MANAGER_ADVICE: &str = "give the address of one in DOCKER_HOST";
+
+fn no_manager(info: &Value) -> String {
+    let state = info.pointer("/Swarm/LocalNodeState").and_then(Value::as_str);
+    format!(
+        "this node is not a swarm manager (its state is {})",
+        state.unwrap_or_default()
+    )
+}
+
 impl Inner {
+    /// The id of the swarm. Not from `/swarm`, whose answer holds the tokens with which nodes join.
+    pub(crate) async fn cluster_id(&self) -> Result<String> {
+        let info = self.wire.get_json("/info", &[]).await?;
+        // A worker does not know it.
+        let id = info.pointer("/Swarm/Cluster/ID").and_then(Value::as_str);
+        match id.filter(|id| !id.is_empty()) {
+            Some(id) => Ok(id.to_owned()),
+            None => Err(Error::new(ErrorKind::MissingPrerequisite, no_manager(&info)).with_advice(MANAGER_ADVICE)),
+        }
+    }
+
     pub(crate) async fn health(&self) -> Health {
         let mut health = Health::new(BackendKind::Swarm, Timestamp::now());
         let (version, info) = futures::join!(self.wire.get_json("/version", &[]), self.wire.get_json("/info", &[]));
@@ -28,13 +49,7 @@ impl Inner {
             Ok(info) if info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true) => {
                 (HealthState::Ok, "this node is a manager".to_owned())
             }
-            Ok(info) => (
-                HealthState::Failed,
-                format!(
-                    "this node is not a swarm manager (its state is {}); give the address of one in DOCKER_HOST",
-                    text(&info, "/Swarm/LocalNodeState").unwrap_or_default()
-                ),
-            ),
+            Ok(info) => (HealthState::Failed, format!("{}; {MANAGER_ADVICE}", no_manager(&info))),
             Err(failure) => (HealthState::Failed, Error::from(failure).to_string()),
         };
         health.push("manager", state, detail);

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+#[doc(hidden)]
+pub mod bench;
 mod builder;
 mod change;
 mod config;

@@ -154,7 +154,7 @@ impl Inner {
         };
         let left = left.filter(|left| !left.adopted);
         if let Some(left) = left {
-            let left = left.check(writer)?;
+            let left = left.check(id, writer)?;
             plan.deletes.push(left.identity.clone());
             plan.purge_token = Some(PurgeToken::new(BackendKind::Swarm, id, vec![left.identity]));
         }

@@ -161,9 +161,11 @@ fn is_down(seen: &Seen) -> bool {
     convert::replicas(seen.body()) == Some(0)
 }
 
-/// Nothing shall run now, and something shall with this body.
+/// Nothing can run now, and something shall with this body.
 pub(crate) fn starts(seen: &Seen, body: &Value) -> bool {
-    is_down(seen) && convert::replicas(body) != Some(0)
+    // A suspended service that somebody has scaled up waits behind its constraint.
+    let is_off = |body: &Value| convert::replicas(body) == Some(0) || fence::is_raised(body);
+    is_off(seen.body()) && !is_off(body)
 }
 
 /// With this body Swarm replaces the running task.

@@ -170,6 +170,12 @@ fn a_label_of_a_restart_that_is_over_is_not_believed_and_goes() {
     assert_eq!(restarting(&stopped), Some(1));
     let mut held = labelled(0);
     held["Spec"]["Labels"]["saasodoo.hold"] = json!("suspended");
+    let instance = read_service(&held);
+    assert_eq!(
+        (instance.status, instance.facts.desired),
+        (InstanceStatus::Paused, 0),
+        "nobody starts it"
+    );
     assert_eq!(after(&held, Power::Resume), legacy(0));
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use saasodoo_core::{BackendKind, Error, ErrorKind, InstanceId, ObjectIdentity, Result, Retry};
+use xattr::FileExt as _;
 
 use crate::directory::{PURGED, PURGING, fail, identity, io_error, mark};
 use crate::retained::{Traces, Writer};
@@ -49,8 +50,12 @@ impl DataRoot {
                 Traces::of(&dir, &path)?.check(&path, writer)?;
                 mark(&dir, PURGING, "true");
                 let failed = |error: Errno| io_error(error.into(), &path, "cannot be moved aside to be deleted");
-                if name != aside {
-                    renameat(&parent, name, &parent, aside.as_str()).map_err(failed)?;
+                if name != aside
+                    && let Err(error) = renameat(&parent, name, &parent, aside.as_str())
+                {
+                    // Nothing of it is gone, so it stays what it was.
+                    let _ = dir.remove_xattr(PURGING);
+                    return Err(failed(error));
                 }
                 match self.aside(&parent, &aside, target)? {
                     Some(moved) => moved,

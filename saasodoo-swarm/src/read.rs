@@ -83,8 +83,8 @@ impl Inner {
         match self.tasks(&selector(id)).await {
             Ok(tasks) => match tasks.iter().find(|task| task.unit().is_live()) {
                 None => Error::not_found(id),
-                Some(task) => Error::new(
-                    ErrorKind::Unavailable,
+                Some(task) => Error::conflict(
+                    ["status"],
                     format!("its service is gone, and its task {} is still {}", task.id, task.state),
                 )
                 .with_instance(id)

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::convert;
 use crate::directory::{
-    ADOPTED, OWNER, PURGING, RETAINED, TOUCHED, changed, identity, is_empty, is_marked, mark, number, text,
+    ADOPTED, OWNER, PURGING, RETAINED, TOUCHED, belongs, changed, identity, is_empty, is_marked, mark, number, text,
 };
 use crate::fence;
 use crate::read::Seen;
@@ -25,6 +25,8 @@ const SLACK_SECONDS: i64 = 60;
 pub(crate) struct Left {
     pub(crate) path: PathBuf,
     pub(crate) identity: ObjectIdentity,
+    /// Whose it is, by its own mark.
+    owner: Option<String>,
     pub(crate) adopted: bool,
     pub(crate) traces: Traces,
 }
@@ -86,10 +88,10 @@ pub(crate) fn grace_seconds(seen: &Seen) -> i64 {
 impl Traces {
     pub(crate) fn of(dir: &File, path: &Path) -> Result<Self> {
         Ok(Self {
-            changed: changed(dir),
-            retained: number(dir, RETAINED),
-            touched: number(dir, TOUCHED),
-            purging: is_marked(dir, PURGING),
+            changed: changed(dir, path)?,
+            retained: number(dir, path, RETAINED)?,
+            touched: number(dir, path, TOUCHED)?,
+            purging: is_marked(dir, path, PURGING)?,
             empty: is_empty(dir, path)?,
         })
     }
@@ -132,7 +134,8 @@ impl Left {
     pub(crate) fn read(dir: &File, path: PathBuf) -> Result<Self> {
         Ok(Self {
             identity: identity(dir, &path)?,
-            adopted: is_marked(dir, ADOPTED),
+            owner: text(dir, &path, OWNER)?,
+            adopted: is_marked(dir, &path, ADOPTED)?,
             traces: Traces::of(dir, &path)?,
             path,
         })
@@ -143,8 +146,13 @@ impl Left {
         !self.traces.empty || self.traces.retained.is_some() || self.traces.purging
     }
 
-    /// Refuses data that somebody else uses by now.
-    pub(crate) fn check(self, writer: Writer) -> Result<Self> {
+    /// Refuses data of another instance, and data that somebody else uses by now.
+    pub(crate) fn check(self, id: InstanceId, writer: Writer) -> Result<Self> {
+        let is_own = |owner: &str| owner.parse().is_ok_and(|owner: InstanceId| owner.matches(id));
+        if let Some(owner) = self.owner.as_deref().filter(|owner| !is_own(owner)) {
+            return Err(belongs(&self.path, owner)
+                .with_advice("purge it as that instance; look why the service of this one mounts it"));
+        }
         self.traces.check(&self.path, writer)?;
         Ok(self)
     }
@@ -176,7 +184,7 @@ pub(crate) fn touch(dir: &File) {
 }
 
 fn retain_now(dir: &File, path: &Path, id: InstanceId, adopted: bool, writer: Writer, until: i64) -> Result<()> {
-    let owner = text(dir, OWNER);
+    let owner = text(dir, path, OWNER)?;
     if owner.as_ref().is_some_and(|owner| *owner != id.to_string()) {
         tracing::warn!(path = %path.display(), ?owner, "the data has another instance's mark, which stays");
         return Ok(());

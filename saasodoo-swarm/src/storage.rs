@@ -19,8 +19,8 @@ use xattr::FileExt;
 
 use crate::config::QuotaPolicy;
 use crate::directory::{
-    ADOPTED, OWNER, QUOTA, RETAINED, USED, check_free, check_owner, data_exists, fail, inode, io_error, is_marked,
-    is_no_mark, is_purged, mark, missing, names, no_quota, number, text,
+    ADOPTED, OWNER, QUOTA, RETAINED, USED, check_free, check_owner, claim, data_exists, fail, inode, io_error,
+    is_marked, is_no_mark, is_purged, mark, missing, names, no_quota, number, text,
 };
 use crate::facts::Disk;
 use crate::retained::{Left, Traces, Writer, touch};
@@ -63,10 +63,12 @@ enum Undo {
     Nothing,
     /// This call made the directory.
     Remove,
-    /// This call changed a directory that was there: its quota, from this one, and whether it got its owner's mark.
+    /// This call changed a directory that was there: its quota, from this one, and whether it got its owner's mark and
+    /// the one of an adoption.
     Restore {
         quota: Option<Option<u64>>,
         owner: bool,
+        adopted: bool,
         /// When that was, in seconds, if until then nobody but its deleted instance had written to it.
         unused: Option<i64>,
     },
@@ -221,6 +223,7 @@ impl DataRoot {
     }
 
     fn look_now(&self, root: &File, relative: &str, usage: bool) -> Result<Disk> {
+        let path = self.absolute(relative);
         let Some(dir) = self.open_in(root, relative)? else {
             return Ok(Disk {
                 exists: Some(false),
@@ -229,8 +232,8 @@ impl DataRoot {
         };
         Ok(Disk {
             exists: Some(true),
-            quota: quota_of(&dir),
-            used: if usage { number(&dir, USED) } else { None },
+            quota: quota_of(&dir, &path)?,
+            used: if usage { number(&dir, &path, USED)? } else { None },
         })
     }
 
@@ -282,7 +285,7 @@ impl DataRoot {
             size,
             undo: if made { Undo::Remove } else { Undo::Nothing },
         };
-        mark(&dir, OWNER, &id.to_string());
+        claim(&dir, &prepared.path, id)?;
         if let Err(error) = self.set_quota_now(&dir, &prepared.path, size) {
             drop(dir);
             self.undo_now(relative, &prepared);
@@ -325,32 +328,37 @@ impl DataRoot {
         let path = self.absolute(relative);
         let dir = self.open(relative)?.ok_or_else(|| missing(&path))?;
         check_owner(&dir, &path, id)?;
-        if is_purged(&dir, &path) {
+        if is_purged(&dir, &path)? {
             return Err(fail(
                 ErrorKind::StorageMissing,
                 format!("{} is being purged: what is left of it is incomplete", path.display()),
             )
             .with_advice("repeat the purge until it succeeds"));
         }
-        let before = quota_of(&dir);
+        let before = quota_of(&dir, &path)?;
         // What follows changes the directory, so what it says now must be judged before.
-        let unused = is_marked(&dir, RETAINED) && Traces::of(&dir, &path)?.check(&path, Writer::Gone).is_ok();
+        let unused = is_marked(&dir, &path, RETAINED)? && Traces::of(&dir, &path)?.check(&path, Writer::Gone).is_ok();
+        let before_us = is_marked(&dir, &path, ADOPTED)?;
+        let inode = inode(&dir, &path)?;
         let grown = self.grow_now(&dir, &path, size)?;
-        let owner = text(&dir, OWNER).is_none();
-        if owner {
-            mark(&dir, OWNER, &id.to_string());
+        let owner = claim(&dir, &path, id)?;
+        // Not only with its deletion: the service, whose label says the same, may go by somebody else's hand.
+        let adopted = !retained && !before_us;
+        if adopted {
+            mark(&dir, ADOPTED, "true");
         }
         Ok(Prepared {
-            inode: inode(&dir, &path)?,
+            inode,
             path,
-            adopted: !retained || is_marked(&dir, ADOPTED),
+            adopted: !retained || before_us,
             retained,
             id,
             size,
             undo: Undo::Restore {
                 quota: grown.then_some(before),
                 owner,
-                unused: (unused && (grown || owner)).then(|| Timestamp::now().as_second()),
+                adopted,
+                unused: (unused && (grown || owner || adopted)).then(|| Timestamp::now().as_second()),
             },
         })
     }
@@ -403,7 +411,12 @@ impl DataRoot {
                     let removed = unlinkat(self.open_root()?, relative, AtFlags::REMOVEDIR);
                     removed.map_err(|error| io_error(error.into(), &prepared.path, "cannot be removed"))?;
                 }
-                Undo::Restore { quota, owner, unused } => {
+                Undo::Restore {
+                    quota,
+                    owner,
+                    adopted,
+                    unused,
+                } => {
                     // The changes of this library itself are nobody else's use of it.
                     if let Some(since) = unused
                         && Traces::of(&dir, &prepared.path)?
@@ -412,8 +425,8 @@ impl DataRoot {
                     {
                         mark(&dir, RETAINED, &Timestamp::now().as_second().to_string());
                     }
-                    if owner {
-                        let _ = dir.remove_xattr(OWNER);
+                    for (name, _) in [(OWNER, owner), (ADOPTED, adopted)].iter().filter(|(_, ours)| *ours) {
+                        let _ = dir.remove_xattr(name);
                     }
                     if let Some(before) = quota {
                         dir.set_xattr(QUOTA, before.unwrap_or(0).to_string().as_bytes())
@@ -428,13 +441,15 @@ impl DataRoot {
         }
     }
 
-    /// Enforces a larger size.
-    pub(crate) async fn set_quota(&self, absolute: &str, size: Bytes) -> Result<()> {
+    /// Enforces a larger size. `writer` is what the instance's own tasks do.
+    pub(crate) async fn set_quota(&self, absolute: &str, size: Bytes, writer: Writer) -> Result<()> {
         let relative = self.relative_or_fail(absolute)?;
         self.writing(move |root| {
             let path = root.absolute(&relative);
             let dir = root.open(&relative)?.ok_or_else(|| missing(&path))?;
-            if root.grow_now(&dir, &path, size)? {
+            // The change moves the time of the last one, by which others who wrote before are known.
+            let foreign = Traces::of(&dir, &path)?.check(&path, writer).is_err();
+            if root.grow_now(&dir, &path, size)? && !foreign {
                 touch(&dir);
             }
             Ok(())
@@ -453,13 +468,13 @@ impl DataRoot {
                     .with_advice("ask for at least as much; storage cannot shrink"),
             )
         };
-        let quota = quota_of(dir);
+        let quota = quota_of(dir, path)?;
         match quota {
             Some(quota) if quota > size.get() => return refuse(quota, "has been given"),
             Some(quota) if quota == size.get() => return Ok(false),
             _ => {}
         }
-        if let Some(used) = number::<u64>(dir, USED).filter(|used| *used > size.get()) {
+        if let Some(used) = number::<u64>(dir, path, USED)?.filter(|used| *used > size.get()) {
             return refuse(used, "has in it");
         }
         self.set_quota_now(dir, path, size)?;
@@ -497,7 +512,7 @@ impl DataRoot {
             && let Some(dir) = self.open(relative)?
         {
             let left = Left::read(&dir, self.absolute(relative))?;
-            match text(&dir, OWNER) {
+            match text(&dir, &left.path, OWNER)? {
                 Some(owner) if owner == id.to_string() && left.is_data() => return Ok(Some(left)),
                 Some(owner) if owner != id.to_string() => {}
                 _ => unmarked = Some(left),
@@ -526,7 +541,7 @@ impl DataRoot {
             };
             if marked
                 && let Some(dir) = self.open_in(&root, &name)?
-                && text(&dir, OWNER).as_deref() == Some(&owner)
+                && text(&dir, &path, OWNER)?.as_deref() == Some(&owner)
             {
                 owned.push(Left::read(&dir, path)?);
             }
@@ -553,11 +568,10 @@ impl DataRoot {
             let path = root.absolute(&name);
             mkdirat(&fd, name.as_str(), Mode::from_raw_mode(0o700))
                 .map_err(|error| io_error(error.into(), &path, "cannot be made"))?;
-            let quota = root
-                .open(&name)
-                .ok()
-                .flatten()
-                .is_some_and(|dir| dir.set_xattr(QUOTA, b"1048576").is_ok() && quota_of(&dir) == Some(1_048_576));
+            let quota = root.open(&name).ok().flatten().is_some_and(|dir| {
+                dir.set_xattr(QUOTA, b"1048576").is_ok()
+                    && quota_of(&dir, &path).is_ok_and(|quota| quota == Some(1_048_576))
+            });
             unlinkat(&fd, name.as_str(), AtFlags::REMOVEDIR)
                 .map_err(|error| io_error(error.into(), &path, "cannot be removed"))?;
             Ok(quota)
@@ -617,6 +631,6 @@ impl DataRoot {
     }
 }
 
-fn quota_of(dir: &File) -> Option<u64> {
-    number(dir, QUOTA).filter(|quota| *quota > 0)
+fn quota_of(dir: &File, path: &Path) -> Result<Option<u64>> {
+    Ok(number(dir, path, QUOTA)?.filter(|quota| *quota > 0))
 }

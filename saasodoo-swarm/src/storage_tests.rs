@@ -4,13 +4,14 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use saasodoo_core::{Bytes, Deadlines, ErrorKind, InstanceId, ObjectIdentity, Retry};
 
 use crate::config::QuotaPolicy;
-use crate::directory::is_no_mark;
-use crate::retained::Writer;
+use crate::directory::{CHANGED, changed, check_free, check_owner, claim, is_no_mark, is_purged, number, seconds};
+use crate::retained::{Left, Writer};
 use crate::storage::DataRoot;
 
 fn root(path: &Path) -> DataRoot {
@@ -254,6 +255,56 @@ async fn a_purge_stops_at_its_deadline_and_goes_on_with_the_same_token() {
 }
 
 #[tokio::test]
+async fn a_purge_that_cannot_begin_leaves_data_that_can_be_adopted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let left = root.identify(&path.to_string_lossy()).await.expect("read");
+    let target = left.expect("there").identity;
+    // Something else has the name that it would be moved to.
+    let aside = dir.path().join(format!(".purge-{}", target.uid));
+    std::fs::create_dir(&aside).expect("a directory");
+    std::fs::write(aside.join("else"), "x").expect("a file");
+    root.purge(target, Writer::Gone, LONG)
+        .await
+        .expect_err("no name for it");
+    root.adopt(path, id, SIZE, true).await.expect("whole");
+    assert!(aside.join("else").exists());
+}
+
+#[tokio::test]
+async fn a_purge_is_for_the_instance_whose_mark_the_data_has() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id, other) = (root(dir.path()), InstanceId::random(), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let left = || async {
+        root.identify(&path.to_string_lossy())
+            .await
+            .expect("read")
+            .expect("there")
+    };
+    left()
+        .await
+        .check(id, Writer::Runs)
+        .expect("no mark, as today's have none");
+    root.retain(&path.to_string_lossy(), id, false, Writer::Runs, 0).await;
+    left().await.check(id, Writer::Runs).expect("its own");
+    let short = id.short().to_string().parse().expect("an id of today");
+    left().await.check(short, Writer::Runs).expect("its own");
+    let error = left().await.check(other, Writer::Runs).expect_err("another's");
+    assert_eq!(
+        (error.kind(), error.conflicts()),
+        (ErrorKind::Conflict, &["storage".to_owned()][..]),
+        "{error}"
+    );
+    assert!(error.message().contains(&id.to_string()), "{error}");
+}
+
+#[tokio::test]
 async fn a_directory_that_was_taken_away_is_made_again_and_an_adopted_one_is_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let (root, id) = (root(dir.path()), InstanceId::random());
@@ -427,6 +478,125 @@ fn a_mark_that_cannot_be_read_is_not_absent() {
     ] {
         assert_eq!(is_no_mark(&error.into()), absent, "{error}");
     }
+}
+
+/// A migrated instance runs on the directory that it has left here, and its quota is raised here all the same.
+#[tokio::test]
+async fn a_larger_quota_does_not_hide_who_wrote_before_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    for (name, changed, fine) in [("own", 900, true), ("foreign", 5000, false)] {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).expect("a directory");
+        std::fs::write(path.join("data"), "x").expect("a file");
+        let written = |at: i64| xattr::set(&path, CHANGED, format!("{at}.090000000").as_bytes()).expect("a time");
+        written(changed);
+        let (text, stopped) = (path.to_string_lossy(), Writer::StoppedBy(1000));
+        root.set_quota(&text, SIZE, stopped).await.expect("raised");
+        // The file system's own doing.
+        written(Timestamp::now().as_second());
+        let left = root.identify(&text).await.expect("read").expect("there");
+        assert_eq!(left.check(id, stopped).is_ok(), fine, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_purge_itself_refuses_what_was_written_since() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let text = path.to_string_lossy();
+    root.retain(&text, id, false, Writer::Runs, 0).await;
+    let target = root.identify(&text).await.expect("read").expect("there").identity;
+    let later = Timestamp::now().as_second() + 3600;
+    for (changed, kind) in [
+        (format!("{later}.090000000"), ErrorKind::Conflict),
+        ("odd".to_owned(), ErrorKind::Unexpected),
+    ] {
+        xattr::set(&path, CHANGED, changed.as_bytes()).expect("a time");
+        let error = root
+            .purge(target.clone(), Writer::Gone, LONG)
+            .await
+            .expect_err("in use");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(path.join("data").exists());
+    }
+    xattr::set(&path, CHANGED, b"1000.090000000").expect("a time");
+    assert!(root.purge(target, Writer::Gone, LONG).await.expect("purged"));
+}
+
+/// Whose the data is, whether it was there before, its size and what was written last: an error is none of these.
+#[test]
+fn a_directory_whose_marks_cannot_be_read_is_not_free_and_not_its_makers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path();
+    // What was opened for its name alone gives no attributes.
+    let flags = OFlags::DIRECTORY | OFlags::PATH;
+    let open = openat(CWD, path, flags, Mode::empty()).map(std::fs::File::from);
+    let (open, id) = (open.expect("opened"), InstanceId::random());
+    for (what, answer) in [
+        ("owner", check_owner(&open, path, id)),
+        ("free", check_free(&open, path, id)),
+        ("purged", is_purged(&open, path).map(drop)),
+        ("changed", changed(&open, path).map(drop)),
+        ("marks", Left::read(&open, path.to_owned()).map(drop)),
+        ("number", number::<u64>(&open, path, "ceph.quota.max_bytes").map(drop)),
+    ] {
+        let error = answer.expect_err(what);
+        assert!(error.message().contains("does not give its attribute"), "{error}");
+        assert!(matches!(error.retry(), Retry::After(_)), "{error}");
+    }
+    assert_eq!(seconds("1764000000.09123456789", path).expect("a time"), 1_764_000_000);
+    assert!(seconds("yesterday", path).is_err(), "a purge would do without it");
+}
+
+#[test]
+fn of_two_owners_at_once_only_one_gets_a_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path();
+    let open = std::fs::File::open(path).expect("opened");
+    let ids: Vec<InstanceId> = (0..8).map(|_| InstanceId::random()).collect();
+    let claims: Vec<_> = std::thread::scope(|scope| {
+        let claims: Vec<_> = ids.iter().map(|id| scope.spawn(|| claim(&open, path, *id))).collect();
+        claims
+            .into_iter()
+            .map(|claim| claim.join().expect("no panic"))
+            .collect()
+    });
+    let winner = claims.iter().position(Result::is_ok).expect("one");
+    for (id, claim) in ids.iter().zip(&claims) {
+        match claim {
+            Ok(new) => assert!(*new && *id == ids[winner]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+        }
+    }
+    assert!(!claim(&open, path, ids[winner]).expect("its own"), "it had it already");
+}
+
+/// The label of its service says so as well, and goes with a service that somebody removes by hand.
+#[tokio::test]
+async fn adopted_data_says_itself_that_it_was_there_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (root, id) = (root(dir.path()), InstanceId::random());
+    let path = dir.path().join("a");
+    std::fs::create_dir(&path).expect("a directory");
+    std::fs::write(path.join("data"), "x").expect("a file");
+    let adopted = root.adopt(path.clone(), id, SIZE, false).await.expect("adopted");
+    let left = root.find_left(id, None).await.expect("read").expect("found");
+    assert!(left.adopted, "a purge without a service would take it");
+    root.undo(adopted).await;
+    let marks: Vec<_> = xattr::list(&path)
+        .expect("read")
+        .filter(|name| name.to_string_lossy().contains("saasodoo"))
+        .collect();
+    assert!(marks.is_empty(), "{marks:?}");
+    // A mark that was there before stays.
+    root.retain(&path.to_string_lossy(), id, true, Writer::Runs, 0).await;
+    let again = root.adopt(path.clone(), id, SIZE, false).await.expect("adopted");
+    root.undo(again).await;
+    assert!(root.find_left(id, None).await.expect("read").expect("found").adopted);
 }
 
 /// Looks at thousands of directories that hang keep nobody else out.

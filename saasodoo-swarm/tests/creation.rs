@@ -467,6 +467,36 @@ async fn a_purge_looks_for_users_of_the_data_once_more() {
     assert!(data.join("precious").exists());
 }
 
+/// Such as a service whose mount somebody has changed by hand.
+#[tokio::test]
+async fn the_data_of_another_instance_is_not_purged_with_the_one_that_mounts_it() {
+    let root = tempfile::tempdir().expect("a root");
+    let (recorder, daemon) = serve(Daemon::default());
+    let swarm = orchestrator(&recorder, root.path());
+    let spec = spec();
+    swarm.create(&spec, CreateOptions::new()).await.expect("created");
+    let data = root.path().join(format!("odoo_data_acme_{}", spec.id.short()));
+    let plan = swarm.plan(&Operation::Purge(spec.id)).await.expect("a plan");
+    let token = plan.purge_token.expect("a token");
+    let owner = InstanceId::random().to_string();
+    xattr::set(&data, "user.saasodoo.instance", owner.as_bytes()).expect("a mark");
+    std::fs::write(data.join("precious"), "x").expect("a file");
+    for error in [
+        swarm.plan(&Operation::Purge(spec.id)).await.map(drop),
+        swarm.delete(spec.id, DeleteOptions::purge(token)).await.map(drop),
+    ] {
+        let error = error.expect_err("another's");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.message().contains(&owner), "{error}");
+    }
+    assert!(data.join("precious").exists());
+    assert_eq!(
+        daemon.lock().expect("no panic").services.len(),
+        1,
+        "refused before anything is done"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_creation_is_whole_or_nothing_at_every_request() {
     for lose in [false, true] {

@@ -111,6 +111,40 @@ async fn what_is_wrong_with_a_daemon_is_in_its_health() {
 }
 
 #[tokio::test]
+async fn the_swarm_has_an_id_that_its_managers_know() {
+    let root = tempfile::tempdir().expect("a root");
+    let manager = json!({"Swarm": {"ControlAvailable": true, "LocalNodeState": "active",
+        "NodeID": "n1", "Cluster": {"ID": "lu4kpjnt4ef2tdnzyg6z4crz6"}}});
+    let recorder = Recorder::new(move |_| Reply::json(200, manager.clone()));
+    let swarm = builder(root.path()).host(DockerHost::Unix(recorder.socket())).build();
+    let swarm = swarm.expect("a socket");
+    assert_eq!(swarm.cluster_id().await.expect("an id"), "lu4kpjnt4ef2tdnzyg6z4crz6");
+    let asked: Vec<String> = recorder.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(
+        asked,
+        ["/info"],
+        "the answer of /swarm holds the tokens with which nodes join"
+    );
+
+    // A worker, and a node outside of any swarm.
+    for (node, state) in [("n2", "active"), ("", "inactive")] {
+        let info = json!({"Swarm": {"ControlAvailable": false, "LocalNodeState": state, "NodeID": node}});
+        recorder.replace(move |_| Reply::json(200, info.clone()));
+        let error = swarm.cluster_id().await.expect_err("no manager");
+        assert_eq!(error.kind(), ErrorKind::MissingPrerequisite, "{error}");
+        assert!(
+            error.message().contains(state) && error.advice().is_some_and(|advice| advice.contains("DOCKER_HOST")),
+            "{error}"
+        );
+    }
+    recorder.replace(|_| Reply::json(500, json!({"message": "no"})));
+    assert_eq!(
+        swarm.cluster_id().await.expect_err("sick").kind(),
+        ErrorKind::Unexpected
+    );
+}
+
+#[tokio::test]
 async fn a_daemon_is_reached_over_tcp() {
     let root = tempfile::tempdir().expect("a root");
     let recorder = Recorder::new(healthy);

@@ -59,6 +59,8 @@ fn in_container(container: &str, script: &str) -> (bool, String) {
 #[ignore = "needs Docker Swarm (creates services)"]
 async fn an_instance_lives_and_dies() {
     on_testbed(|swarm, _| async move {
+        let cluster = docker(&["info", "--format", "{{.Swarm.Cluster.ID}}"]);
+        assert_eq!(swarm.cluster_id().await.expect("a manager"), cluster.trim());
         let spec = spec();
         let ensured = swarm.create(&spec, CreateOptions::new()).await.expect("created");
         assert_eq!(ensured.outcome, EnsureOutcome::Created);

@@ -221,27 +221,40 @@ async fn a_start_beside_a_process_that_does_not_end_is_given_up() {
 
 #[tokio::test]
 async fn a_start_on_a_directory_that_another_service_mounts_is_refused() {
-    let case = Case::new(|root| {
-        let mut daemon = Daemon::of(service(0, root));
-        let mut other = service(1, root);
-        other["ID"] = json!("svc2");
-        other["Spec"]["Name"] = json!("somebody");
-        other["Spec"]["Labels"] = json!({});
-        daemon.services.push(other);
-        daemon
-    });
-    for error in [
-        case.swarm.set_power(id(), Power::Start).await.map(drop),
-        case.swarm
-            .plan(&Operation::SetPower(id(), Power::Start))
-            .await
-            .map(drop),
-    ] {
-        let error = error.expect_err("two writers");
-        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-        assert!(error.message().contains("somebody"), "{error}");
+    for fenced in [false, true] {
+        let case = Case::new(|root| {
+            let mut daemon = Daemon::of(service(u64::from(fenced), root));
+            if fenced {
+                // It was suspended, scaled up by hand, and only the label of the hold was removed: its task waits.
+                let constraint = json!(["node.id==saasodoo-suspended-alone"]);
+                daemon.services[0]["Spec"]["TaskTemplate"]["Placement"] = json!({"Constraints": constraint});
+                daemon.tasks = vec![task("t1", "running", "pending")];
+            }
+            let mut other = service(1, root);
+            other["ID"] = json!("svc2");
+            other["Spec"]["Name"] = json!("somebody");
+            other["Spec"]["Labels"] = json!({});
+            daemon.services.push(other);
+            daemon
+        });
+        for error in [
+            case.swarm.set_power(id(), Power::Start).await.map(drop),
+            case.swarm
+                .plan(&Operation::SetPower(id(), Power::Start))
+                .await
+                .map(drop),
+        ] {
+            let error = error.expect_err("two writers");
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+            assert!(error.message().contains("somebody"), "{error}");
+        }
+        assert!(case.posts().is_empty());
+        // Without the other one it starts, and nothing holds it back.
+        case.daemon.lock().expect("no panic").services.truncate(1);
+        case.swarm.set_power(id(), Power::Start).await.expect("started");
+        assert_eq!(case.replicas(), [1]);
+        assert!(case.body()["TaskTemplate"].get("Placement").is_none());
     }
-    assert!(case.posts().is_empty());
 }
 
 #[tokio::test]
@@ -429,8 +442,10 @@ async fn an_instance_whose_process_outlives_its_service_is_not_absent() {
         daemon
     });
     let error = case.swarm.get(id()).await.expect_err("a process");
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(matches!(error.retry(), Retry::After(Some(_))) && error.advice().is_some());
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.conflicts(), ["status"]);
+    assert_eq!(error.retry(), Retry::After(Some(Duration::from_secs(1))));
+    assert!(error.advice().is_some());
     assert!(case.swarm.exists(id()).await.is_err());
     let error = case.swarm.set_power(id(), Power::Stop).await.expect_err("no service");
     assert!(!error.is_not_found(), "{error}");
