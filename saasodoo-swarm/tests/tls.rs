@@ -1,13 +1,13 @@
-//! A daemon that is reached over TLS, and wants a certificate of its clients. `openssl` makes the certificates.
+//! A daemon that is reached over TLS, and wants a certificate of its clients.
 
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::recorder::{Recorder, Reply, Request};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,101 +19,42 @@ use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio_rustls::TlsAcceptor;
 
-const SETTINGS: &str = "\
-[req]
-distinguished_name = dn
-prompt = no
-[dn]
-CN = unnamed
-[authority]
-basicConstraints = critical,CA:TRUE
-[daemon]
-basicConstraints = critical,CA:FALSE
-subjectAltName = IP:127.0.0.1
-extendedKeyUsage = serverAuth
-[elsewhere]
-basicConstraints = critical,CA:FALSE
-subjectAltName = DNS:another.example
-extendedKeyUsage = serverAuth
-[client]
-basicConstraints = critical,CA:FALSE
-extendedKeyUsage = clientAuth
-";
-
-fn openssl(directory: &Path, arguments: &[&str]) {
-    let run = Command::new("openssl").current_dir(directory).args(arguments).output();
-    let output = run.expect("openssl is needed to make certificates");
-    assert!(
-        output.status.success(),
-        "openssl {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
 /// An authority and what it has signed, each in a directory of Docker's layout.
 struct Authority {
     directory: tempfile::TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
     fn new(name: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        std::fs::write(directory.path().join("settings"), SETTINGS).expect("written");
-        let this = Self { directory };
-        this.request(
-            this.directory.path(),
-            name,
-            &["-x509", "-extensions", "authority", "-days", "2"],
-            "ca.pem",
-        );
-        this
+        let mut wanted = named(name, &[]);
+        wanted.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let issuer = CertifiedIssuer::self_signed(wanted, key).expect("a certificate");
+        std::fs::write(directory.path().join("ca.pem"), issuer.pem()).expect("written");
+        Self { directory, issuer }
     }
 
-    /// Makes a key, and a request or a certificate for it.
-    fn request(&self, directory: &Path, name: &str, more: &[&str], out: &str) {
-        let (settings, subject) = (self.directory.path().join("settings"), format!("/CN={name}"));
-        let mut arguments = vec![
-            "req",
-            "-new",
-            "-config",
-            settings.to_str().expect("a path"),
-            "-subj",
-            &subject,
-        ];
-        arguments.extend(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-        arguments.extend(["-keyout", "key.pem", "-out", out]);
-        arguments.extend(more);
-        openssl(directory, &arguments);
-    }
-
-    /// A certificate of this kind, with its key and beside the authority's own.
-    fn sign(&self, kind: &str) -> PathBuf {
-        let directory = self.directory.path().join(kind);
+    /// A certificate for these hosts, with its key and beside the authority's own.
+    fn sign(&self, name: &str, hosts: &[&str]) -> PathBuf {
+        let directory = self.directory.path().join(name);
         std::fs::create_dir(&directory).expect("made");
-        self.request(&directory, kind, &[], "request.pem");
-        let arguments = [
-            "x509",
-            "-req",
-            "-in",
-            "request.pem",
-            "-CA",
-            "../ca.pem",
-            "-CAkey",
-            "../key.pem",
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            "../settings",
-            "-extensions",
-            kind,
-            "-out",
-            "cert.pem",
-        ];
-        openssl(&directory, &arguments);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = named(name, hosts).signed_by(&key, &self.issuer).expect("signed");
+        std::fs::write(directory.join("cert.pem"), certificate.pem()).expect("written");
+        std::fs::write(directory.join("key.pem"), key.serialize_pem()).expect("written");
         std::fs::copy(self.directory.path().join("ca.pem"), directory.join("ca.pem")).expect("copied");
         directory
     }
+}
+
+fn named(name: &str, hosts: &[&str]) -> CertificateParams {
+    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    let mut wanted = CertificateParams::new(hosts).expect("hosts");
+    wanted.distinguished_name = DistinguishedName::new();
+    wanted.distinguished_name.push(DnType::CommonName, name);
+    wanted
 }
 
 /// A daemon behind TLS.
@@ -202,9 +143,9 @@ fn is_about_certificates(error: &Error, part: &str) {
 #[tokio::test]
 async fn a_daemon_is_reached_over_tls() {
     let authority = Authority::new("authority");
-    let daemon = Daemon::new(&authority.sign("daemon")).await;
+    let daemon = Daemon::new(&authority.sign("daemon", &["127.0.0.1"])).await;
     let root = tempfile::tempdir().expect("a root");
-    let swarm = daemon.client(authority.sign("client"), root.path());
+    let swarm = daemon.client(authority.sign("client", &[]), root.path());
     assert_eq!(swarm.list_all(InstanceFilter::all()).await.expect("a list"), []);
     assert_eq!(daemon.recorder.requests().len(), 2);
 }
@@ -212,9 +153,9 @@ async fn a_daemon_is_reached_over_tls() {
 #[tokio::test]
 async fn a_client_of_another_authority_is_refused() {
     let (authority, other) = (Authority::new("authority"), Authority::new("other"));
-    let daemon = Daemon::new(&authority.sign("daemon")).await;
+    let daemon = Daemon::new(&authority.sign("daemon", &["127.0.0.1"])).await;
     // It trusts the daemon, and is not trusted.
-    let certificates = other.sign("client");
+    let certificates = other.sign("client", &[]);
     std::fs::copy(authority.directory.path().join("ca.pem"), certificates.join("ca.pem")).expect("copied");
     is_about_certificates(&daemon.refusal(certificates).await, "alert");
 }
@@ -222,10 +163,10 @@ async fn a_client_of_another_authority_is_refused() {
 #[tokio::test]
 async fn a_daemon_that_is_not_trusted_gets_no_request() {
     let (authority, other) = (Authority::new("authority"), Authority::new("other"));
-    let client = authority.sign("client");
-    let daemon = Daemon::new(&other.sign("daemon")).await;
+    let client = authority.sign("client", &[]);
+    let daemon = Daemon::new(&other.sign("daemon", &["127.0.0.1"])).await;
     is_about_certificates(&daemon.refusal(client.clone()).await, "UnknownIssuer");
     // Of the right authority, and for another host.
-    let daemon = Daemon::new(&authority.sign("elsewhere")).await;
+    let daemon = Daemon::new(&authority.sign("elsewhere", &["another.example"])).await;
     is_about_certificates(&daemon.refusal(client).await, "not valid for name");
 }
