@@ -422,7 +422,7 @@ impl Migrator {
     pub async fn migrate(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
         match self.status(id).await? {
             Some(record) => self.drive(record, force, control).await,
-            None => self.begin(id, force, control).await,
+            None => self.begin(id, None, force, control).await,
         }
     }
 
@@ -436,7 +436,7 @@ impl Migrator {
                 &record,
                 "cannot begin again while the last migration is not over",
             )),
-            _ => self.begin(id, force, control).await,
+            last => self.begin(id, last, force, control).await,
         }
     }
 
@@ -563,7 +563,7 @@ impl Migrator {
         })
     }
 
-    async fn begin(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
+    async fn begin(&self, id: InstanceId, last: Option<Record>, force: Force, control: &Control) -> Result<Record> {
         if id.is_legacy() {
             return Err(
                 Error::invalid("id", "eight digits do not identify an instance for good")
@@ -584,7 +584,7 @@ impl Migrator {
                 force: force.lasting(),
             },
         };
-        let record = Record::begin(&entry)?;
+        let record = Record::begin(&entry)?.after(last.as_ref());
         self.inner.journal.append(&entry, &record).await?;
         self.inner.announce(&record, &entry);
         self.drive(record, force, control).await
