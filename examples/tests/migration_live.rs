@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use saasodoo_core::migration::{FileJournal, Journal, Report, Step};
 use saasodoo_core::{Config, InstanceId, InstanceOrchestratorExt, InstanceStatus};
 use saasodoo_k8s::{KubernetesConfig, KubernetesOrchestrator};
@@ -343,15 +344,43 @@ async fn a_wave_that_is_killed_three_times_ends_well() {
     );
 }
 
+/// As many tenants as are moved at once, and twice that many in all.
+const AT_ONCE: u32 = 4;
+
+fn median<T: Ord + Copy>(mut of: Vec<T>) -> T {
+    of.sort_unstable();
+    of[of.len() / 2]
+}
+
+/// How long the tenants were in each step in which they were down, by the journal.
+fn print_steps(report: &Report) {
+    for step in [
+        Step::StopSource,
+        Step::Fence,
+        Step::StartTarget,
+        Step::AwaitTarget,
+        Step::ProbeTarget,
+        Step::SwitchRoute,
+    ] {
+        let runs = report.instances.iter().flat_map(|instance| &instance.timeline);
+        let took: Vec<i128> = runs
+            .filter(|run| run.step == step)
+            .filter_map(|run| Some(run.ended?.duration_since(run.began).as_millis()))
+            .collect();
+        println!("  {step}: median {} ms of {took:?}", median(took.clone()));
+    }
+}
+
+/// From the order to stop the source until visitors are sent to the target, by the journal, against a restart of the same
+/// tenants on the target, from the order until it is seen running, as many at once.
 #[tokio::test]
 #[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
-async fn the_downtime_of_a_move_is_measured() {
-    let bed = Bed::new("mig-down", 5).await;
-    run(&mut bed.wave("1"));
+async fn a_move_takes_a_tenant_down_for_at_most_half_longer_than_a_restart() {
+    let bed = Bed::new("mig-down", 2 * AT_ONCE).await;
+    run(&mut bed.wave(&AT_ONCE.to_string()));
     let report = bed.report();
     let kubernetes = bed.kubernetes().await;
-    let mut restarts = Vec::new();
-    for (id, _) in &bed.tenants {
+    let restarts = futures::stream::iter(&bed.tenants).map(|(id, _)| async {
         let began = Instant::now();
         kubernetes.restart(*id).await.expect("restarted");
         let budget = Duration::from_secs(120);
@@ -359,12 +388,17 @@ async fn the_downtime_of_a_move_is_measured() {
             .wait_until(*id, InstanceStatus::Running, budget)
             .await
             .expect("running");
-        restarts.push(began.elapsed());
-    }
-    restarts.sort_unstable();
-    let (restart, moved) = (restarts[2], report.median_downtime().expect("measured"));
+        began.elapsed()
+    });
+    let at_once = usize::try_from(AT_ONCE).expect("small");
+    let restarts: Vec<Duration> = restarts.buffer_unordered(at_once).collect().await;
     let all: Vec<u64> = report.instances.iter().map(|instance| instance.downtime_ms).collect();
-    println!("median downtime {moved:.1?} ({all:?} ms), median restart {restart:.1?} ({restarts:?})");
-    // Measured and printed, not asserted: how long a stop and a start take is the machine's affair.
-    assert!(all.len() == 5 && all.iter().all(|downtime| *downtime > 0), "{all:?}");
+    let (restart, moved) = (median(restarts.clone()), report.median_downtime().expect("measured"));
+    println!("median downtime {moved:.1?} ({all:?} ms), median restart {restart:.1?} ({restarts:.1?})");
+    print_steps(&report);
+    assert!(all.iter().all(|downtime| *downtime > 0), "{all:?}");
+    assert!(
+        moved <= restart.mul_f64(1.5),
+        "{moved:?} is more than 1.5 x {restart:?}"
+    );
 }

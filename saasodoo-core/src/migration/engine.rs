@@ -30,6 +30,8 @@ pub struct MigrationConfig {
     pub retry: Duration,
     /// The pause between two looks. Default: 500 ms.
     pub poll: Duration,
+    /// The same while the tenant is down: each look that comes late is downtime. Default: 200 ms.
+    pub poll_down: Duration,
     /// Seeing the last unit of a side end; an instance that may take longer to stop has its grace and 30 s. Default: 180 s.
     pub stop: Duration,
     /// Seeing a side ready. Default: 420 s, as the system in production allows.
@@ -58,6 +60,7 @@ impl Default for MigrationConfig {
             doubt: Duration::from_secs(200),
             retry: Duration::from_secs(60),
             poll: Duration::from_millis(500),
+            poll_down: Duration::from_millis(200),
             stop: Duration::from_secs(180),
             ready: Duration::from_secs(420),
             probe: Duration::from_secs(60),

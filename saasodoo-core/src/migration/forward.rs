@@ -17,6 +17,9 @@ use crate::{
 /// So many bad looks in a row, and it is no blip.
 const BAD_LOOKS: u32 = 3;
 
+/// A target that will not run for so long will not run.
+const HOPELESS: Duration = Duration::from_secs(5);
+
 /// So many changes follow each other at once while a tenant is down; who takes them and does not do them is given time.
 pub(super) const AT_ONCE: u32 = 2;
 
@@ -214,8 +217,8 @@ impl Run<'_> {
         .await?;
         let deadline = Instant::now() + self.m.config.retry;
         let mut answered = 0;
+        let mut target = self.look_present(Side::Target).await?;
         loop {
-            let target = self.look_present(Side::Target).await?;
             if target.facts.hold == Some(Hold::Maintenance) {
                 return Err(Stop::Fail(
                     self.interference(Side::Target, "holds the instance for maintenance"),
@@ -233,8 +236,12 @@ impl Run<'_> {
                 Tenancy::Stopped | Tenancy::Running => Power::Resume,
             };
             match self.power(Side::Target, power).await? {
-                Ok(_) if answered < AT_ONCE => {
+                // What happens to it from here on the next step sees, on both sides.
+                Ok(there) if power == Power::Start && there.facts.desired > 0 => return Ok("started".to_owned()),
+                // The answer tells as much as another look.
+                Ok(there) if answered < AT_ONCE => {
                     answered += 1;
+                    target = Box::new(there);
                     continue;
                 }
                 Ok(_) => {}
@@ -242,6 +249,7 @@ impl Run<'_> {
                 Err(error) => return Err(Stop::Fail(error)),
             }
             self.breathe(deadline, "the target does not take the start").await?;
+            target = self.look_present(Side::Target).await?;
         }
     }
 
@@ -251,10 +259,9 @@ impl Run<'_> {
             return Ok("not to be started".to_owned());
         }
         let deadline = Instant::now() + self.m.config.ready;
-        let mut hopeless = 0;
+        let mut hopeless: Option<Instant> = None;
         loop {
-            self.still_closed(Side::Source).await?;
-            let target = self.look_present(Side::Target).await?;
+            let target = self.look_at_both().await?;
             if target.facts.desired == 0 {
                 return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
             }
@@ -263,12 +270,12 @@ impl Run<'_> {
             }
             let terminal =
                 target.status == InstanceStatus::Error && target.cause.as_ref().is_some_and(Cause::is_terminal);
-            hopeless = if terminal { hopeless + 1 } else { 0 };
+            hopeless = terminal.then(|| hopeless.unwrap_or_else(Instant::now));
             let why = target
                 .cause
                 .as_ref()
                 .map_or_else(String::new, |cause| format!(": {cause}"));
-            if hopeless >= 10 {
+            if hopeless.is_some_and(|since| since.elapsed() >= HOPELESS) {
                 return Err(Stop::Fail(
                     self.error(ErrorKind::NotAllowed, format!("the target will not run{why}")),
                 ));
@@ -284,8 +291,7 @@ impl Run<'_> {
         }
         let deadline = Instant::now() + self.m.config.probe;
         loop {
-            self.still_closed(Side::Source).await?;
-            let target = self.look_present(Side::Target).await?;
+            let target = self.look_at_both().await?;
             let attempt = self.m.config.probe_attempt.min(self.m.config.probe);
             match bounded(attempt, self.m.probe.probe(&target)).await {
                 Ok(()) => return Ok("it answers".to_owned()),
@@ -295,8 +301,7 @@ impl Run<'_> {
     }
 
     pub(super) async fn switch_route(&mut self) -> StepResult {
-        self.still_closed(Side::Source).await?;
-        let target = self.look_present(Side::Target).await?;
+        let target = self.look_at_both().await?;
         self.log(Event::Routing { to: Side::Target }).await?;
         self.route(&target, Side::Target).await?;
         self.log(Event::Up).await?;
@@ -402,7 +407,7 @@ impl Run<'_> {
         if Instant::now() >= deadline {
             return Err(Stop::Fail(self.error(ErrorKind::Timeout, why)));
         }
-        tokio::time::sleep(self.m.config.poll).await;
+        self.rest().await;
         Ok(())
     }
 }

@@ -202,7 +202,7 @@ impl<'a> Run<'a> {
         loop {
             match self.look_once(side).await {
                 Err(error) if may_pass(&error) && Instant::now() < deadline => {
-                    tokio::time::sleep(self.m.config.poll).await;
+                    self.rest().await;
                 }
                 other => return Ok(other?),
             }
@@ -416,8 +416,25 @@ impl<'a> Run<'a> {
                 ),
             ));
         }
-        tokio::time::sleep(self.m.config.poll).await;
+        self.rest().await;
         Ok(())
+    }
+
+    /// The pause between two looks.
+    pub(super) async fn rest(&self) {
+        let config = &self.m.config;
+        let pause = if self.record.is_down() {
+            config.poll_down
+        } else {
+            config.poll
+        };
+        tokio::time::sleep(pause).await;
+    }
+
+    /// One look at both sides at once: that the source is still closed, and what the target says.
+    pub(super) async fn look_at_both(&self) -> StepResult<Box<Instance>> {
+        let both = tokio::try_join!(self.still_closed(Side::Source), self.look_present(Side::Target));
+        both.map(|((), target)| target)
     }
 
     /// Absence is no fence where the instance must be. Where it need not be, or where the operator has accepted that it
