@@ -219,11 +219,7 @@ impl Run<'_> {
         let mut answered = 0;
         let mut target = self.look_present(Side::Target).await?;
         loop {
-            if target.facts.hold == Some(Hold::Maintenance) {
-                return Err(Stop::Fail(
-                    self.interference(Side::Target, "holds the instance for maintenance"),
-                ));
-            }
+            self.must_not_be_held(Side::Target, &target)?;
             // Before each change, so that as little as possible lies between the look and the change.
             self.confirm_fence(Side::Source).await?;
             let held = target.facts.hold.is_some();
@@ -262,6 +258,7 @@ impl Run<'_> {
         let mut hopeless: Option<Instant> = None;
         loop {
             let target = self.look_at_both().await?;
+            self.must_not_be_held(Side::Target, &target)?;
             if target.facts.desired == 0 {
                 return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
             }
@@ -292,6 +289,7 @@ impl Run<'_> {
         let deadline = Instant::now() + self.m.config.probe;
         loop {
             let target = self.look_at_both().await?;
+            self.must_not_be_held(Side::Target, &target)?;
             let attempt = self.m.config.probe_attempt.min(self.m.config.probe);
             match bounded(attempt, self.m.probe.probe(&target)).await {
                 Ok(()) => return Ok("it answers".to_owned()),
@@ -302,6 +300,7 @@ impl Run<'_> {
 
     pub(super) async fn switch_route(&mut self) -> StepResult {
         let target = self.look_at_both().await?;
+        self.must_not_be_held(Side::Target, &target)?;
         self.log(Event::Routing { to: Side::Target }).await?;
         self.route(&target, Side::Target).await?;
         self.log(Event::Up).await?;
@@ -355,6 +354,9 @@ impl Run<'_> {
                 Ok(Presence::Absent) => {
                     return Err(Stop::Fail(self.interference(Side::Target, "has deleted the instance")));
                 }
+                Ok(Presence::Present(target)) if target.facts.hold == Some(Hold::Maintenance) => {
+                    return self.must_not_be_held(Side::Target, &target).map(|()| String::new());
+                }
                 Ok(Presence::Present(target)) if running && target.facts.desired == 0 => {
                     return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
                 }
@@ -392,6 +394,7 @@ impl Run<'_> {
         };
         self.confirm_fence(Side::Source).await.map_err(halt)?;
         let target = self.look_present(Side::Target).await.map_err(halt)?;
+        self.must_not_be_held(Side::Target, &target)?;
         if inventory.tenancy == Tenancy::Running && target.facts.desired == 0 {
             return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
         }

@@ -10,7 +10,8 @@ use super::engine::{Control, Inner, Order};
 use super::table::{Signal, Step};
 use super::{Entry, Event, Failure, FenceProof, Force, Inventory, Mutation, Record, Side, Tenancy};
 use crate::{
-    DynOrchestrator, Error, ErrorKind, Instance, InstanceId, OperationKind, Power, Result, Retry, Source, UnitPhase,
+    DynOrchestrator, Error, ErrorKind, Hold, Instance, InstanceId, OperationKind, Power, Result, Retry, Source,
+    UnitPhase,
 };
 
 /// Why a step ends without being done.
@@ -126,6 +127,24 @@ impl<'a> Run<'a> {
             return Err(Stop::Halt(self.gone(side)));
         }
         Ok(())
+    }
+
+    /// Who holds a side for maintenance wants nobody to start it, on whatever side: neither forward nor back until the hold
+    /// is taken away. Going back would start the tenant on the other side and take the hold away with the objects.
+    pub(super) fn must_not_be_held(&self, side: Side, instance: &Instance) -> StepResult<()> {
+        if instance.facts.hold != Some(Hold::Maintenance) {
+            return Ok(());
+        }
+        Err(Stop::Halt(
+            self.error(
+                ErrorKind::Conflict,
+                format!(
+                    "somebody holds the instance for maintenance on the {side} ({})",
+                    self.m.side(side).backend()
+                ),
+            )
+            .with_advice("nothing is started or removed before that; when the hold is taken away, run it again"),
+        ))
     }
 
     /// Writes an entry down before anything else happens. Without a journal nothing goes on.
@@ -333,6 +352,13 @@ impl<'a> Run<'a> {
                         Err(open) => {
                             if instance.facts.desired > 0 || instance.facts.hold.is_none() {
                                 self.mark_down(serving).await?;
+                                if instance.facts.hold == Some(Hold::Maintenance) {
+                                    // Two writers are worse than a hold that has to be set again.
+                                    self.note(format!(
+                                        "the {side} was held for maintenance and ran: it is suspended, and the hold is lost"
+                                    ))
+                                    .await?;
+                                }
                                 self.suspend(side).await?;
                             }
                             if self.m.fence_is_broken() {
