@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use saasodoo_core::migration::{
-    Clock, Control, DataLocator, Event, Force, KnownSecrets, MigrationConfig, Migrator, ObjectJournal, RootedData,
-    RouteSwitch, Side, Step, Wave, WaveOptions,
+    Clock, Control, DataLocator, Event, Force, KnownSecrets, MemoryJournal, MigrationConfig, Migrator, Mutation,
+    ObjectJournal, RootedData, RouteSwitch, Side, Step, Wave, WaveOptions,
 };
 use saasodoo_core::{
     CreateOptions, ErrorKind, Instance, InstanceChange, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec,
@@ -404,6 +404,36 @@ async fn who_may_take_long_to_stop_is_waited_for() {
     assert_eq!(record.step, Step::RolledBack);
     let status = scenario.old.status(id).await.expect("read");
     assert_eq!(status, InstanceStatus::Running);
+}
+
+/// A start waits for the process before it, in the background when nobody waits for its answer any more.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_in_doubt_for_as_long_as_a_process_may_take_to_stop() {
+    for (grace, doubt) in [(10, 200), (300, 360)] {
+        let mut specs = fixtures::fleet(1);
+        specs[0].scheduling.stop_grace_seconds = grace;
+        let scenario = Scenario::with_specs(specs).await.expect("a tenant");
+        let journal = Arc::new(MemoryJournal::new());
+        let migrator = scenario.migrator().config(quick()).journal(journal.clone()).build();
+        let control = Control::new();
+        migrator
+            .migrate(scenario.ids()[0], Force::none(), &control)
+            .await
+            .expect("moved");
+        let starts: Vec<i64> = journal
+            .entries()
+            .iter()
+            .filter_map(|entry| match entry.event {
+                Event::Intends {
+                    mutation: Mutation::Start,
+                    until,
+                    ..
+                } => Some(until.duration_since(entry.at).as_secs()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(starts, [doubt]);
+    }
 }
 
 /// The fence before it takes longer than a call may be repeated.

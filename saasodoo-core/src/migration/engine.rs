@@ -24,7 +24,8 @@ pub struct MigrationConfig {
     /// One call to a platform. Not less than the backends' own deadline for an operation. Default: 130 s.
     pub call: Duration,
     /// How long after a change was asked for it may still happen when its answer was lost. Not less than
-    /// [`call`](Self::call) and the backends' own deadline for undoing. Default: 200 s.
+    /// [`call`](Self::call) and the backends' own deadline for undoing; for an instance that may take longer to stop it is
+    /// its grace and 60 s. Default: 200 s.
     pub doubt: Duration,
     /// How long a call that fails for a reason that may pass is repeated. Default: 60 s.
     pub retry: Duration,

@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
         Fut: Future<Output = Result<T>> + Send,
         T: Send,
     {
-        let until = self.after(self.m.config.doubt);
+        let until = self.after(self.doubt());
         self.log(Event::Intends { side, mutation, until }).await?;
         let answer = self.within(side, call).await;
         let known = match &answer {
@@ -425,6 +425,12 @@ impl<'a> Run<'a> {
     /// How long a side may take to be closed. Not less than its process may take to end, whatever is configured.
     fn stop_budget(&self) -> Duration {
         self.m.config.stop.max(self.grace() + Duration::from_secs(30))
+    }
+
+    /// How long a change may still happen after it was asked for. A start waits for the process before it to end, and does
+    /// so in the background when nobody waits for its answer any more.
+    fn doubt(&self) -> Duration {
+        self.m.config.doubt.max(self.grace() + Duration::from_secs(60))
     }
 
     async fn pause_until(&self, deadline: Instant, budget: Duration, side: Side, open: &str) -> StepResult<()> {
