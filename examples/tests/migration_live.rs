@@ -130,6 +130,8 @@ impl Bed {
         command
             .env("BASE_DOMAIN", DOMAIN)
             .args(["--source", "swarm", "--target", "kubernetes", "--bake", "3"])
+            // A killed process leaves changes behind whose outcome is not known. They are waited for.
+            .args(["--deadline", "30"])
             .args(["--namespace", self.name])
             .arg("--state")
             .arg(&self.state)
@@ -275,7 +277,9 @@ async fn a_tenant_moves_with_its_data_and_comes_back() {
 #[tokio::test]
 #[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
 async fn a_wave_that_is_killed_three_times_ends_well() {
+    let began = Instant::now();
     let bed = Bed::new("mig-wave", 20).await;
+    println!("20 tenants after {:.0?}", began.elapsed());
     // Where the wave has come to, by its journal, and not by the clock of a machine that may be slow.
     for (step, done) in [(Step::AwaitTarget, 0), (Step::StopSource, 4), (Step::Bake, 8)] {
         let mut child = bed
@@ -294,7 +298,7 @@ async fn a_wave_that_is_killed_three_times_ends_well() {
             .iter()
             .filter(|instance| !instance.step.is_rest())
             .count();
-        println!("killed at {step} with {open} under way");
+        println!("killed at {step} with {open} under way after {:.0?}", began.elapsed());
         assert!(open > 0, "killed with nothing under way");
     }
     println!("{}", run(&mut bed.wave("4")));
@@ -323,25 +327,8 @@ async fn a_wave_that_is_killed_three_times_ends_well() {
             "Swarm, then Kubernetes"
         );
     }
-
-    // One at a time, against a plain restart of the same instance on the target.
-    let mut restarts = Vec::new();
-    for (id, _) in &bed.tenants[..5] {
-        let began = Instant::now();
-        kubernetes.restart(*id).await.expect("restarted");
-        let budget = Duration::from_secs(120);
-        kubernetes
-            .wait_until(*id, InstanceStatus::Running, budget)
-            .await
-            .expect("running again");
-        restarts.push(began.elapsed());
-    }
-    restarts.sort_unstable();
-    println!(
-        "restart on the target: median {:.1?}; downtime of the wave: {:?}",
-        restarts[2],
-        report.median_downtime()
-    );
+    let downtime = report.median_downtime().expect("measured");
+    println!("median downtime {downtime:.1?}, {:.0?} in all", began.elapsed());
 }
 
 /// As many tenants as are moved at once, and twice that many in all.
