@@ -72,6 +72,8 @@ impl Run<'_> {
 
     pub(super) async fn create_target(&mut self) -> StepResult {
         let inventory = self.inventory()?;
+        // Of the migration before this one: it would hit what is made now.
+        self.wait_out(&[(Side::Target, Mutation::Delete)]).await?;
         let deadline = Instant::now() + self.m.config.retry;
         // What an earlier attempt of this migration may have left: the preflight saw that nothing was there.
         let mut tried = self.record.create_tried;
@@ -152,6 +154,7 @@ impl Run<'_> {
         let deadline = Instant::now() + self.m.config.retry;
         loop {
             let instance = self.look_present(Side::Target).await?;
+            self.must_not_be_held(Side::Target, &instance)?;
             if instance.facts.desired > 0 {
                 return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
             }
@@ -172,12 +175,14 @@ impl Run<'_> {
         // While the tenant is still up: a late suspension would hit the target once it runs.
         self.wait_out(&[(Side::Target, Mutation::Suspend)]).await?;
         let target = self.look_present(Side::Target).await?;
+        // While the tenant is still up, if it is: the target could not be started.
+        self.must_not_be_held(Side::Target, &target)?;
         if target.facts.desired > 0 || target.facts.hold.is_none() {
             return Err(Stop::Fail(self.interference(Side::Target, "has opened the instance")));
         }
         // Before the last look, so that what was changed until now is seen.
         self.announce_stop(Side::Source).await?;
-        if !self.record.source_touched {
+        if !self.record.source_touched || self.is_still_up().await? {
             self.same_as_inventoried().await?;
         }
         let proof = self.take_down(Side::Source).await?;
@@ -185,6 +190,15 @@ impl Run<'_> {
             "suspended, and nothing of it lives".to_owned()
         } else {
             "somebody has deleted it, and nothing of it lives".to_owned()
+        })
+    }
+
+    /// The order to stop was written down, and the process died before it was given: the tenant has lived on meanwhile, for
+    /// however long.
+    async fn is_still_up(&self) -> StepResult<bool> {
+        Ok(match self.look(Side::Source).await? {
+            Presence::Present(source) => source.facts.desired > 0 && source.facts.hold.is_none(),
+            Presence::Absent => false,
         })
     }
 

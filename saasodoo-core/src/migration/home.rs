@@ -18,7 +18,13 @@ pub struct Home {
 impl Record {
     /// The first record of a migration that follows another one of the same instance.
     pub(super) fn after(mut self, last: Option<&Self>) -> Self {
-        self.lived_on = last.and_then(Self::home);
+        if let Some(last) = last {
+            self.lived_on = last.home();
+            // What was asked then may still happen.
+            let began = self.began;
+            let open = last.doubts.iter().filter(|doubt| doubt.until > began);
+            self.doubts = open.cloned().collect();
+        }
         self
     }
 
