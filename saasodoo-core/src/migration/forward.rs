@@ -251,7 +251,7 @@ impl Run<'_> {
                 // The answer tells as much as another look.
                 Ok(there) if answered < AT_ONCE => {
                     answered += 1;
-                    target = Box::new(there);
+                    *target = there;
                     continue;
                 }
                 Ok(_) => {}
