@@ -31,7 +31,9 @@ pub struct MigrationConfig {
     pub retry: Duration,
     /// The pause between two looks. Default: 500 ms.
     pub poll: Duration,
-    /// The same while the tenant is down: each look that comes late is downtime. Default: 200 ms.
+    /// The same while the tenant is down: each look that comes late is downtime. While a target starts it grows to
+    /// [`poll`](Self::poll), a twentieth of the time that the start has taken: looks are work for those who start it.
+    /// Default: 200 ms.
     pub poll_down: Duration,
     /// Seeing the last unit of a side end; an instance that may take longer to stop has its grace and 30 s. Default: 180 s.
     pub stop: Duration,

@@ -268,7 +268,8 @@ impl Run<'_> {
             self.still_closed(Side::Source).await?;
             return Ok("not to be started".to_owned());
         }
-        let deadline = Instant::now() + self.m.config.ready;
+        let began = Instant::now();
+        let deadline = began + self.m.config.ready;
         let mut hopeless: Option<Instant> = None;
         loop {
             let target = self.look_at_both().await?;
@@ -291,8 +292,9 @@ impl Run<'_> {
                     self.error(ErrorKind::NotAllowed, format!("the target will not run{why}")),
                 ));
             }
-            self.breathe(deadline, &format!("the target is {}{why}", target.status))
-                .await?;
+            self.in_time(deadline, &format!("the target is {}{why}", target.status))?;
+            let (least, most) = (self.m.config.poll_down, self.m.config.poll);
+            tokio::time::sleep((began.elapsed() / 20).clamp(least, most.max(least))).await;
         }
     }
 
@@ -421,10 +423,15 @@ impl Run<'_> {
 
     /// Waits a moment, or fails when the time is up.
     pub(super) async fn breathe(&self, deadline: Instant, why: &str) -> StepResult<()> {
+        self.in_time(deadline, why)?;
+        self.rest().await;
+        Ok(())
+    }
+
+    fn in_time(&self, deadline: Instant, why: &str) -> StepResult<()> {
         if Instant::now() >= deadline {
             return Err(Stop::Fail(self.error(ErrorKind::Timeout, why)));
         }
-        self.rest().await;
         Ok(())
     }
 }
