@@ -30,7 +30,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use futures::StreamExt;
-use saasodoo_core::dual::{Comparator, DualRun, MemoryPlacement, MemorySink, Place, Policy};
+use saasodoo_core::dual::{Comparator, DualRun, JournalPlacement, MemorySink, Policy};
 use saasodoo_core::migration::{
     Control, FileJournal, Force, HttpProbe, Journal, KnownSecrets, MemoryJournal, MigrationConfig, Migrator, Record,
     RecordedData, Report, RootedData, Side, Step, Wave, WaveOptions,
@@ -70,6 +70,10 @@ struct Settings {
     /// How long a target may take to be ready, in seconds.
     #[arg(long, default_value_t = 420, value_name = "SECONDS", global = true)]
     ready: u64,
+    /// How long one operation on a real platform may take, in seconds. A change whose answer was lost, because the process
+    /// died or the platform did not answer, is waited for 80 s longer than this before anything that contradicts it.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(30..=3600), value_name = "SECONDS", global = true)]
+    deadline: u64,
     /// How long after the commit a tenant can be taken back, in hours.
     #[arg(long, default_value_t = 72, value_name = "HOURS", global = true)]
     window: u64,
@@ -203,7 +207,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    let platforms = platforms.connect(&records).await?;
+    let platforms = platforms
+        .connect(&records, Duration::from_secs(settings.deadline))
+        .await?;
     let mut known = Vec::new();
     if let Some(earlier) = &settings.earlier {
         let journal = FileJournal::open_read_only(earlier.join("journal.jsonl"))?;
@@ -279,7 +285,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(u8::from(failed)));
         }
         Command::Report { html, json, .. } => {
-            let report = compare(&platforms, &records).await?;
+            let report = compare(&platforms, migrator.journal(), &records).await?;
             write_report(report, html.as_ref(), json.as_ref())?;
         }
         Command::Status => {}
@@ -312,6 +318,9 @@ fn migrator(
 ) -> Result<Migrator> {
     let mut config = MigrationConfig::default();
     config.ready = Duration::from_secs(settings.ready);
+    // What a platform's own deadlines leave: an operation, undoing it, and the way of the answer.
+    config.call = Duration::from_secs(settings.deadline + 10);
+    config.doubt = Duration::from_secs(settings.deadline + 80);
     config.rollback_window = Duration::from_secs(settings.window * 3600);
     if platforms.simulated {
         config.poll = Duration::from_millis(50);
@@ -455,7 +464,7 @@ async fn wave(
 }
 
 /// Asks both sides for every tenant, and compares what they say.
-async fn compare(platforms: &Platforms, records: &[Record]) -> Result<Report> {
+async fn compare(platforms: &Platforms, journal: &Arc<dyn Journal>, records: &[Record]) -> Result<Report> {
     const SETTLE: Duration = Duration::from_secs(2);
     /// So long without one more answer, and the rest counts as not compared.
     const PATIENCE: Duration = Duration::from_secs(90);
@@ -464,11 +473,11 @@ async fn compare(platforms: &Platforms, records: &[Record]) -> Result<Report> {
         .filter(|record| record.is_committed() && record.step != Step::Finished);
     let moved: Vec<InstanceId> = moved.map(|record| record.instance).collect();
     let sink = Arc::new(MemorySink::new());
+    // As a service does that serves both sides: who lives where is in the journal.
+    let placement = JournalPlacement::open(journal.clone(), platforms.source.backend()).await?;
     let dual = DualRun::builder(platforms.source.clone(), platforms.target.clone())
         .policy(Policy::Observe)
-        .placement(Arc::new(MemoryPlacement::of(
-            moved.iter().map(|id| (*id, Place::Secondary)),
-        )))
+        .placement(Arc::new(placement))
         .comparator(Comparator::mirrored())
         .settle(SETTLE, 3)
         .sink(sink.clone())

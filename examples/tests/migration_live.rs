@@ -129,6 +129,8 @@ impl Bed {
         command
             .env("BASE_DOMAIN", DOMAIN)
             .args(["--source", "swarm", "--target", "kubernetes", "--bake", "3"])
+            // A killed process leaves changes behind whose outcome is not known. They are waited for.
+            .args(["--deadline", "30"])
             .args(["--namespace", self.name])
             .arg("--state")
             .arg(&self.state)
@@ -274,7 +276,9 @@ async fn a_tenant_moves_with_its_data_and_comes_back() {
 #[tokio::test]
 #[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
 async fn a_wave_that_is_killed_three_times_ends_well() {
+    let began = Instant::now();
     let bed = Bed::new("mig-wave", 20).await;
+    println!("20 tenants after {:.0?}", began.elapsed());
     // Where the wave has come to, by its journal, and not by the clock of a machine that may be slow.
     for (step, done) in [(Step::AwaitTarget, 0), (Step::StopSource, 4), (Step::Bake, 8)] {
         let mut child = bed
@@ -293,7 +297,7 @@ async fn a_wave_that_is_killed_three_times_ends_well() {
             .iter()
             .filter(|instance| !instance.step.is_rest())
             .count();
-        println!("killed at {step} with {open} under way");
+        println!("killed at {step} with {open} under way after {:.0?}", began.elapsed());
         assert!(open > 0, "killed with nothing under way");
     }
     println!("{}", run(&mut bed.wave("4")));
@@ -322,49 +326,76 @@ async fn a_wave_that_is_killed_three_times_ends_well() {
             "Swarm, then Kubernetes"
         );
     }
-
-    // One at a time, against a plain restart of the same instance on the target.
-    let mut restarts = Vec::new();
-    for (id, _) in &bed.tenants[..5] {
-        let began = Instant::now();
-        kubernetes.restart(*id).await.expect("restarted");
-        let budget = Duration::from_secs(120);
-        kubernetes
-            .wait_until(*id, InstanceStatus::Running, budget)
-            .await
-            .expect("running again");
-        restarts.push(began.elapsed());
-    }
-    restarts.sort_unstable();
-    println!(
-        "restart on the target: median {:.1?}; downtime of the wave: {:?}",
-        restarts[2],
-        report.median_downtime()
-    );
+    let downtime = report.median_downtime().expect("measured");
+    println!("median downtime {downtime:.1?}, {:.0?} in all", began.elapsed());
 }
 
+/// How many tenants are moved at once, and restarted at once.
+const AT_ONCE: u32 = 4;
+/// How often. A node that is late with a mount waits ten seconds before it tries again, for a move as for a restart: a few
+/// measurements say little.
+const ROUNDS: u32 = 3;
+
+fn median<T: Ord + Copy>(mut of: Vec<T>) -> T {
+    of.sort_unstable();
+    of[of.len() / 2]
+}
+
+/// How long the tenants were in each step in which they were down, by the journal.
+fn print_steps(report: &Report) {
+    for step in [
+        Step::StopSource,
+        Step::Fence,
+        Step::StartTarget,
+        Step::AwaitTarget,
+        Step::ProbeTarget,
+        Step::SwitchRoute,
+    ] {
+        let runs = report.instances.iter().flat_map(|instance| &instance.timeline);
+        let took: Vec<i128> = runs
+            .filter(|run| run.step == step)
+            .filter_map(|run| Some(run.ended?.duration_since(run.began).as_millis()))
+            .collect();
+        println!("  {step}: median {} ms of {took:?}", median(took.clone()));
+    }
+}
+
+/// From the order to stop the source until visitors are sent to the target, by the journal, against a restart of the same
+/// tenants on the target, from the order until it is seen running, as many at once.
 #[tokio::test]
 #[ignore = "needs Docker Swarm, Kubernetes, CephFS and docker-py (creates services and a namespace)"]
-async fn the_downtime_of_a_move_is_measured() {
-    let bed = Bed::new("mig-down", 5).await;
-    run(&mut bed.wave("1"));
-    let report = bed.report();
+async fn a_move_takes_a_tenant_down_for_at_most_half_longer_than_a_restart() {
+    let mut bed = Bed::new("mig-down", 0).await;
     let kubernetes = bed.kubernetes().await;
     let mut restarts = Vec::new();
-    for (id, _) in &bed.tenants {
-        let began = Instant::now();
-        kubernetes.restart(*id).await.expect("restarted");
-        let budget = Duration::from_secs(120);
-        kubernetes
-            .wait_until(*id, InstanceStatus::Running, budget)
-            .await
-            .expect("running");
-        restarts.push(began.elapsed());
+    for round in 0..ROUNDS {
+        let before = bed.tenants.len();
+        for number in 1..=AT_ONCE {
+            bed.tenant(&format!("{}{}", bed.name, round * AT_ONCE + number));
+        }
+        bed.wait_for_services(AT_ONCE).await;
+        run(&mut bed.wave(&AT_ONCE.to_string()));
+        let restarted = bed.tenants[before..].iter().map(|(id, _)| async {
+            let began = Instant::now();
+            kubernetes.restart(*id).await.expect("restarted");
+            let budget = Duration::from_secs(120);
+            kubernetes
+                .wait_until(*id, InstanceStatus::Running, budget)
+                .await
+                .expect("running");
+            began.elapsed()
+        });
+        restarts.extend(futures::future::join_all(restarted).await);
     }
-    restarts.sort_unstable();
-    let (restart, moved) = (restarts[2], report.median_downtime().expect("measured"));
+    let report = bed.report();
     let all: Vec<u64> = report.instances.iter().map(|instance| instance.downtime_ms).collect();
-    println!("median downtime {moved:.1?} ({all:?} ms), median restart {restart:.1?} ({restarts:?})");
-    // Measured and printed, not asserted: how long a stop and a start take is the machine's affair.
-    assert!(all.len() == 5 && all.iter().all(|downtime| *downtime > 0), "{all:?}");
+    let (restart, moved) = (median(restarts.clone()), report.median_downtime().expect("measured"));
+    println!("median downtime {moved:.1?} ({all:?} ms), median restart {restart:.1?} ({restarts:.1?})");
+    print_steps(&report);
+    assert_eq!(all.len(), restarts.len());
+    assert!(all.iter().all(|downtime| *downtime > 0), "{all:?}");
+    assert!(
+        moved <= restart.mul_f64(1.5),
+        "{moved:?} is more than 1.5 x {restart:?}"
+    );
 }

@@ -15,9 +15,9 @@ use saasodoo_core::migration::{
     Control, FileJournal, Force, MemoryJournal, PlacementSwitch, Probe, RootedData, RouteSwitch, Side, Step,
 };
 use saasodoo_core::{
-    BackendKind, Bytes, CreateOptions, DeleteOptions, EnsureOutcome, Error, ErrorKind, Instance, InstanceChange,
-    InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec,
-    InstanceStatus, Operation, Power, Result, Retry, UpdateOptions,
+    BackendKind, Bytes, CreateOptions, DataPolicy, DeleteOptions, EnsureOutcome, Error, ErrorKind, Instance,
+    InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt,
+    InstanceSpec, InstanceStatus, Operation, Power, Result, Retry, UpdateOptions,
 };
 use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
@@ -251,6 +251,43 @@ async fn a_migration_that_finds_nothing_moves_nobody() {
         assert_eq!(record.step, Step::RolledBack);
         assert_eq!(placement.get(id).await.expect("known"), placed);
     }
+}
+
+/// A migration that begins again, and finds that it cannot, moves nobody after a restart either.
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_the_end_forgets_no_placement() {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let (spec, id) = (&scenario.specs[0], scenario.ids()[0]);
+    let path = file("retry");
+    let control = Control::new();
+    {
+        let placement = reopened(&path).await;
+        let migrator = scenario.migrator().journal(placement.clone()).build();
+        migrator.migrate(id, Force::none(), &control).await.expect("moved");
+        migrator.finish(id, true).await.expect("finished");
+    }
+    // Not on the source; then there again, made by somebody, while the tenant lives on the target.
+    for there in [false, false, true] {
+        if there {
+            let adopted = DataPolicy::AdoptDirectory(
+                format!("odoo_data_{}_{}", spec.database_name, id.short())
+                    .parse()
+                    .expect("a path"),
+            );
+            let options = CreateOptions::new().with_data(adopted).stopped();
+            scenario.old.create(spec, options).await.expect("made");
+        }
+        let placement = reopened(&path).await;
+        let migrator = scenario.migrator().journal(placement.clone()).build();
+        let record = migrator.retry(id, Force::none(), &control).await.expect("a look");
+        assert_eq!((record.step, record.inventory.is_some()), (Step::RolledBack, there));
+        let expected = Some(Placement::At(Place::Secondary));
+        assert_eq!(placement.get(id).await.expect("known"), expected);
+        drop((placement, migrator));
+        let placement = reopened(&path).await;
+        assert_eq!(placement.get(id).await.expect("known"), expected, "after a restart");
+    }
+    std::fs::remove_file(path).expect("removed");
 }
 
 /// A journal that ends in the middle: what a killed process leaves.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use saasodoo_core::migration::{
-    Clock, Control, DataLocator, Event, Force, KnownSecrets, MigrationConfig, Migrator, ObjectJournal, RootedData,
-    RouteSwitch, Side, Step, Wave, WaveOptions,
+    Clock, Control, DataLocator, Event, Force, KnownSecrets, MemoryJournal, MigrationConfig, Migrator, Mutation,
+    ObjectJournal, RootedData, RouteSwitch, Side, Step, Wave, WaveOptions,
 };
 use saasodoo_core::{
     CreateOptions, ErrorKind, Instance, InstanceChange, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec,
@@ -404,6 +404,107 @@ async fn who_may_take_long_to_stop_is_waited_for() {
     assert_eq!(record.step, Step::RolledBack);
     let status = scenario.old.status(id).await.expect("read");
     assert_eq!(status, InstanceStatus::Running);
+}
+
+/// The order to stop was written down and never given: what the tenant did since then is not lost.
+#[tokio::test(start_paused = true)]
+async fn a_change_after_a_stop_that_was_never_asked_for_is_not_lost() {
+    for changed in [false, true] {
+        let (scenario, spec, _) = one().await;
+        let (old, new, id) = (&scenario.old, &scenario.new, spec.id);
+        let migrator = scenario.migrator().config(quick()).build();
+        let control = Control::new();
+        old.plan_faults(FaultPlan::new().on(OperationKind::SetPower, 1, Fault::Hang));
+        let mut progress = migrator.progress();
+        let asked = async {
+            while let Some(progress) = progress.next().await {
+                if matches!(progress.event, Event::Down) {
+                    return pass(1).await;
+                }
+            }
+        };
+        tokio::select! {
+            _ = migrator.migrate(id, Force::none(), &control) => panic!("nobody killed it"),
+            () = asked => {}
+        }
+        old.plan_faults(FaultPlan::new());
+        let record = migrator.status(id).await.expect("read").expect("known");
+        assert_eq!((record.step, record.source_touched), (Step::StopSource, true));
+        pass(3600).await;
+        let memory = saasodoo_core::Bytes::from_gib(3);
+        if changed {
+            let change = InstanceChange::new().memory(memory);
+            old.update(id, &change, UpdateOptions::new()).await.expect("updated");
+            pass(60).await;
+        }
+        let record = migrator.resume(id, &control).await.expect("it ends");
+        let (step, home) = if changed {
+            (Step::RolledBack, old)
+        } else {
+            (Step::Committed, new)
+        };
+        assert_eq!(record.step, step, "{:?}", record.failure);
+        let instance = home.get(id).await.expect("there");
+        assert_eq!(instance.status, InstanceStatus::Running);
+        assert_eq!(instance.spec.resources.memory == memory, changed);
+        assert_eq!(old.violations(), []);
+    }
+}
+
+/// A deletion of the migration before, whose answer was lost, does not hit what the next one makes.
+#[tokio::test(start_paused = true)]
+async fn a_retry_waits_for_what_the_migration_before_may_still_do() {
+    let (scenario, spec, _) = one().await;
+    let (old, new, id) = (&scenario.old, &scenario.new, spec.id);
+    let migrator = scenario.migrator().config(quick()).build();
+    let control = Control::new();
+    migrator.migrate(id, Force::none(), &control).await.expect("moved");
+    new.plan_faults(FaultPlan::new().on(OperationKind::Delete, 1, Fault::Hang));
+    let late = new.clone();
+    let late = tokio::spawn(async move {
+        pass(190).await;
+        let retain = saasodoo_core::DeleteOptions::retain();
+        late.delete(id, retain).await.map(drop)
+    });
+    migrator.rollback(id).await.expect_err("no answer");
+    let record = migrator.resume(id, &control).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    assert!(!late.is_finished(), "it is still on its way");
+    let record = migrator.retry(id, Force::none(), &control).await.expect("moved");
+    assert_eq!(record.step, Step::Committed, "{:?}", record.failure);
+    let _ = late.await.expect("arrived");
+    assert_eq!(new.status(id).await.expect("there"), InstanceStatus::Running);
+    assert_eq!(old.violations(), []);
+}
+
+/// A start waits for the process before it, in the background when nobody waits for its answer any more.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_in_doubt_for_as_long_as_a_process_may_take_to_stop() {
+    for (grace, doubt) in [(10, 200), (300, 360)] {
+        let mut specs = fixtures::fleet(1);
+        specs[0].scheduling.stop_grace_seconds = grace;
+        let scenario = Scenario::with_specs(specs).await.expect("a tenant");
+        let journal = Arc::new(MemoryJournal::new());
+        let migrator = scenario.migrator().config(quick()).journal(journal.clone()).build();
+        let control = Control::new();
+        migrator
+            .migrate(scenario.ids()[0], Force::none(), &control)
+            .await
+            .expect("moved");
+        let starts: Vec<i64> = journal
+            .entries()
+            .iter()
+            .filter_map(|entry| match entry.event {
+                Event::Intends {
+                    mutation: Mutation::Start,
+                    until,
+                    ..
+                } => Some(until.duration_since(entry.at).as_secs()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(starts, [doubt]);
+    }
 }
 
 /// The fence before it takes longer than a call may be repeated.

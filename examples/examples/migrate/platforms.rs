@@ -62,7 +62,7 @@ pub(crate) struct Platforms {
 
 impl PlatformArgs {
     /// Connects to both sides. A simulation is put into the state that the journal tells of.
-    pub(crate) async fn connect(&self, records: &[Record]) -> Result<Platforms> {
+    pub(crate) async fn connect(&self, records: &[Record], deadline: Duration) -> Result<Platforms> {
         match (self.source, self.target) {
             (Kind::Memory, Kind::Memory) => self.simulate(records).await,
             (Kind::Memory, _) | (_, Kind::Memory) => {
@@ -73,8 +73,8 @@ impl PlatformArgs {
                 let data_root = self.data_root();
                 Ok(Platforms {
                     identities: (self.identity(source).await?, self.identity(target).await?),
-                    source: self.real(source, &data_root).await?,
-                    target: self.real(target, &data_root).await?,
+                    source: self.real(source, &data_root, deadline).await?,
+                    target: self.real(target, &data_root, deadline).await?,
                     data_root: data_root.display().to_string(),
                     specs: Vec::new(),
                     simulated: false,
@@ -123,14 +123,16 @@ impl PlatformArgs {
     }
 
     /// A real platform, without a watch cache: every read of a migration is live.
-    async fn real(&self, kind: Kind, data_root: &Path) -> Result<DynOrchestrator> {
+    async fn real(&self, kind: Kind, data_root: &Path, deadline: Duration) -> Result<DynOrchestrator> {
         if kind == Kind::Swarm {
             let mut settings = SwarmConfig::from_env().context("reading Swarm's settings from the environment")?;
             settings.data_root = data_root.to_path_buf();
+            bound(&mut settings.common, deadline);
             let swarm = SwarmOrchestrator::connect(settings).context("connecting to Docker Swarm")?;
             return Ok(Arc::new(swarm));
         }
         let mut settings = KubernetesConfig::from_env().context("reading the settings from the environment")?;
+        bound(&mut settings.common, deadline);
         if let Some(namespace) = &self.namespace {
             settings.common.namespace = Config::builder().namespace(namespace)?.build().namespace;
         }
@@ -175,6 +177,16 @@ impl PlatformArgs {
             simulated: true,
         })
     }
+}
+
+/// No operation, nor undoing it, takes longer than this; what ends a process has its grace beside it.
+fn bound(common: &mut Config, deadline: Duration) {
+    let deadlines = &mut common.deadlines;
+    deadlines.operation = deadline;
+    // Never shorter than the grace that instances have by default, and what a node takes to tell.
+    deadlines.termination = deadline.max(Duration::from_secs(75));
+    deadlines.write = deadlines.write.min(deadline);
+    deadlines.cleanup = deadlines.cleanup.min(deadline);
 }
 
 /// The simulation ends with the process, real platforms do not: puts one tenant where its last run left it.

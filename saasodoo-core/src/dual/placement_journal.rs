@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::placement::{MemoryPlacement, Place, Placement, PlacementStore};
-use crate::migration::{Entry, Journal, Record, Step};
+use crate::migration::{Entry, Journal, Record, Side, Step};
 use crate::{BackendKind, Error, ErrorKind, InstanceId, OperationKind, Result};
 
 /// Placements by the journal of the migrations: as durable as it is, and no second truth beside it.
@@ -62,11 +62,9 @@ impl JournalPlacement {
     }
 
     fn learn(&self, record: &Record) {
-        // Begun, and not even found on the source: that says nothing about where it lives.
-        if record.inventory.is_none() {
+        let Some(placement) = placement_of(record, self.primary) else {
             return;
-        }
-        let placement = placement_of(record, self.primary);
+        };
         if self.known.find(record.instance) != Some(placement) {
             self.known.put(record.instance, placement);
         }
@@ -87,8 +85,24 @@ impl JournalPlacement {
     }
 }
 
-/// Where a record says that the tenant lives.
-fn placement_of(record: &Record, primary: BackendKind) -> Placement {
+/// Where a record says that the tenant lives. Begun, and not even found on the source, it says nothing. Until the
+/// preflight has seen it on the source only, it lives where the migration before has left it.
+fn placement_of(record: &Record, primary: BackendKind) -> Option<Placement> {
+    if record.passed_preflight() {
+        return Some(placement_by_step(record, primary));
+    }
+    if let Some(home) = record.lived_on {
+        let on_primary = match record.source == record.target {
+            true => home.side == Side::Source,
+            false => home.backend == primary,
+        };
+        let place = if on_primary { Place::Primary } else { Place::Secondary };
+        return Some(Placement::At(place));
+    }
+    record.inventory.as_ref().map(|_| placement_by_step(record, primary))
+}
+
+fn placement_by_step(record: &Record, primary: BackendKind) -> Placement {
     let source = if record.source == primary {
         Place::Primary
     } else {

@@ -7,7 +7,7 @@ use super::preflight;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Mutation, Side, Tenancy};
 use crate::dual::Comparator;
-use crate::{DeleteOptions, Error, ErrorKind, Hold, Instance, InstanceStatus, OperationKind, Power};
+use crate::{DeleteOptions, Error, ErrorKind, Instance, InstanceStatus, OperationKind, Power};
 
 /// How often a source that somebody else stops is started again before people have to talk to each other.
 const STARTS: u32 = 3;
@@ -44,11 +44,7 @@ impl Run<'_> {
                 return Ok(inventory.tenancy);
             }
         };
-        if target.facts.hold == Some(Hold::Maintenance) {
-            return Err(Stop::Halt(
-                self.interference(Side::Target, "holds the instance for maintenance"),
-            ));
-        }
+        self.must_not_be_held(Side::Target, &target)?;
         let lost = if self.record.parity.is_empty() {
             // Every difference between the platforms would read as a change.
             self.note(
@@ -87,9 +83,6 @@ impl Run<'_> {
         let Presence::Present(target) = self.look(Side::Target).await? else {
             return Ok(());
         };
-        if target.facts.hold == Some(Hold::Maintenance) {
-            return Ok(());
-        }
         // Nothing but the target stands in the way of stopping one that runs.
         let source = match target.facts.desired {
             0 => self.look(Side::Source).await?,
@@ -127,6 +120,10 @@ impl Run<'_> {
     }
 
     pub(super) async fn stop_target(&mut self) -> StepResult {
+        // A hold of our own is a suspension.
+        if let Presence::Present(target) = self.look(Side::Target).await? {
+            self.must_not_be_held(Side::Target, &target)?;
+        }
         // Where it was never switched, the move was announced before the source was stopped and goes on.
         if self.record.routed {
             self.announce_stop(Side::Target).await?;
@@ -195,11 +192,7 @@ impl Run<'_> {
                     continue;
                 }
             };
-            if source.facts.hold == Some(Hold::Maintenance) {
-                return Err(Stop::Fail(
-                    self.interference(Side::Source, "holds the instance for maintenance"),
-                ));
-            }
+            self.must_not_be_held(Side::Source, &source)?;
             self.suspend_and_see(Side::Target).await?;
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
             let held = source.facts.hold.is_some();
@@ -322,6 +315,7 @@ impl Run<'_> {
     /// Sees that nobody has taken the tenant back by hand: what is open is not ours to remove.
     pub(super) async fn source_is_unused(&self) -> StepResult<()> {
         if let Presence::Present(source) = self.look(Side::Source).await? {
+            self.must_not_be_held(Side::Source, &source)?;
             let facts = &source.facts;
             if facts.desired > 0 || facts.any_live() || (facts.hold.is_none() && !facts.deleting) {
                 return Err(Stop::Fail(
@@ -366,8 +360,9 @@ impl Run<'_> {
         let mut deadline = None;
         let mut answered = false;
         loop {
-            if matches!(self.look(side).await?, Presence::Absent) {
-                return Ok(());
+            match self.look(side).await? {
+                Presence::Absent => return Ok(()),
+                Presence::Present(instance) => self.must_not_be_held(side, &instance)?,
             }
             let seen = match side {
                 // Suspended since the start of the migration: whoever has opened it did so on purpose.

@@ -24,12 +24,17 @@ pub struct MigrationConfig {
     /// One call to a platform. Not less than the backends' own deadline for an operation. Default: 130 s.
     pub call: Duration,
     /// How long after a change was asked for it may still happen when its answer was lost. Not less than
-    /// [`call`](Self::call) and the backends' own deadline for undoing. Default: 200 s.
+    /// [`call`](Self::call) and the backends' own deadline for undoing; for an instance that may take longer to stop it is
+    /// its grace and 60 s. Default: 200 s.
     pub doubt: Duration,
     /// How long a call that fails for a reason that may pass is repeated. Default: 60 s.
     pub retry: Duration,
     /// The pause between two looks. Default: 500 ms.
     pub poll: Duration,
+    /// The same while the tenant is down: each look that comes late is downtime. While a target starts it grows to
+    /// [`poll`](Self::poll), a twentieth of the time that the start has taken: looks are work for those who start it.
+    /// Default: 200 ms.
+    pub poll_down: Duration,
     /// Seeing the last unit of a side end; an instance that may take longer to stop has its grace and 30 s. Default: 180 s.
     pub stop: Duration,
     /// Seeing a side ready. Default: 420 s, as the system in production allows.
@@ -58,6 +63,7 @@ impl Default for MigrationConfig {
             doubt: Duration::from_secs(200),
             retry: Duration::from_secs(60),
             poll: Duration::from_millis(500),
+            poll_down: Duration::from_millis(200),
             stop: Duration::from_secs(180),
             ready: Duration::from_secs(420),
             probe: Duration::from_secs(60),
@@ -422,7 +428,7 @@ impl Migrator {
     pub async fn migrate(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
         match self.status(id).await? {
             Some(record) => self.drive(record, force, control).await,
-            None => self.begin(id, force, control).await,
+            None => self.begin(id, None, force, control).await,
         }
     }
 
@@ -436,7 +442,7 @@ impl Migrator {
                 &record,
                 "cannot begin again while the last migration is not over",
             )),
-            _ => self.begin(id, force, control).await,
+            last => self.begin(id, last, force, control).await,
         }
     }
 
@@ -563,7 +569,7 @@ impl Migrator {
         })
     }
 
-    async fn begin(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
+    async fn begin(&self, id: InstanceId, last: Option<Record>, force: Force, control: &Control) -> Result<Record> {
         if id.is_legacy() {
             return Err(
                 Error::invalid("id", "eight digits do not identify an instance for good")
@@ -584,7 +590,7 @@ impl Migrator {
                 force: force.lasting(),
             },
         };
-        let record = Record::begin(&entry)?;
+        let record = Record::begin(&entry)?.after(last.as_ref());
         self.inner.journal.append(&entry, &record).await?;
         self.inner.announce(&record, &entry);
         self.drive(record, force, control).await

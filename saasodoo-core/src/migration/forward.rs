@@ -17,6 +17,9 @@ use crate::{
 /// So many bad looks in a row, and it is no blip.
 const BAD_LOOKS: u32 = 3;
 
+/// A target that will not run for so long will not run.
+const HOPELESS: Duration = Duration::from_secs(5);
+
 /// So many changes follow each other at once while a tenant is down; who takes them and does not do them is given time.
 pub(super) const AT_ONCE: u32 = 2;
 
@@ -69,6 +72,8 @@ impl Run<'_> {
 
     pub(super) async fn create_target(&mut self) -> StepResult {
         let inventory = self.inventory()?;
+        // Of the migration before this one: it would hit what is made now.
+        self.wait_out(&[(Side::Target, Mutation::Delete)]).await?;
         let deadline = Instant::now() + self.m.config.retry;
         // What an earlier attempt of this migration may have left: the preflight saw that nothing was there.
         let mut tried = self.record.create_tried;
@@ -149,6 +154,7 @@ impl Run<'_> {
         let deadline = Instant::now() + self.m.config.retry;
         loop {
             let instance = self.look_present(Side::Target).await?;
+            self.must_not_be_held(Side::Target, &instance)?;
             if instance.facts.desired > 0 {
                 return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
             }
@@ -169,12 +175,14 @@ impl Run<'_> {
         // While the tenant is still up: a late suspension would hit the target once it runs.
         self.wait_out(&[(Side::Target, Mutation::Suspend)]).await?;
         let target = self.look_present(Side::Target).await?;
+        // While the tenant is still up, if it is: the target could not be started.
+        self.must_not_be_held(Side::Target, &target)?;
         if target.facts.desired > 0 || target.facts.hold.is_none() {
             return Err(Stop::Fail(self.interference(Side::Target, "has opened the instance")));
         }
         // Before the last look, so that what was changed until now is seen.
         self.announce_stop(Side::Source).await?;
-        if !self.record.source_touched {
+        if !self.record.source_touched || self.is_still_up().await? {
             self.same_as_inventoried().await?;
         }
         let proof = self.take_down(Side::Source).await?;
@@ -182,6 +190,15 @@ impl Run<'_> {
             "suspended, and nothing of it lives".to_owned()
         } else {
             "somebody has deleted it, and nothing of it lives".to_owned()
+        })
+    }
+
+    /// The order to stop was written down, and the process died before it was given: the tenant has lived on meanwhile, for
+    /// however long.
+    async fn is_still_up(&self) -> StepResult<bool> {
+        Ok(match self.look(Side::Source).await? {
+            Presence::Present(source) => source.facts.desired > 0 && source.facts.hold.is_none(),
+            Presence::Absent => false,
         })
     }
 
@@ -214,13 +231,9 @@ impl Run<'_> {
         .await?;
         let deadline = Instant::now() + self.m.config.retry;
         let mut answered = 0;
+        let mut target = self.look_present(Side::Target).await?;
         loop {
-            let target = self.look_present(Side::Target).await?;
-            if target.facts.hold == Some(Hold::Maintenance) {
-                return Err(Stop::Fail(
-                    self.interference(Side::Target, "holds the instance for maintenance"),
-                ));
-            }
+            self.must_not_be_held(Side::Target, &target)?;
             // Before each change, so that as little as possible lies between the look and the change.
             self.confirm_fence(Side::Source).await?;
             let held = target.facts.hold.is_some();
@@ -233,8 +246,12 @@ impl Run<'_> {
                 Tenancy::Stopped | Tenancy::Running => Power::Resume,
             };
             match self.power(Side::Target, power).await? {
-                Ok(_) if answered < AT_ONCE => {
+                // What happens to it from here on the next step sees, on both sides.
+                Ok(there) if power == Power::Start && there.facts.desired > 0 => return Ok("started".to_owned()),
+                // The answer tells as much as another look.
+                Ok(there) if answered < AT_ONCE => {
                     answered += 1;
+                    *target = there;
                     continue;
                 }
                 Ok(_) => {}
@@ -242,6 +259,7 @@ impl Run<'_> {
                 Err(error) => return Err(Stop::Fail(error)),
             }
             self.breathe(deadline, "the target does not take the start").await?;
+            target = self.look_present(Side::Target).await?;
         }
     }
 
@@ -250,11 +268,12 @@ impl Run<'_> {
             self.still_closed(Side::Source).await?;
             return Ok("not to be started".to_owned());
         }
-        let deadline = Instant::now() + self.m.config.ready;
-        let mut hopeless = 0;
+        let began = Instant::now();
+        let deadline = began + self.m.config.ready;
+        let mut hopeless: Option<Instant> = None;
         loop {
-            self.still_closed(Side::Source).await?;
-            let target = self.look_present(Side::Target).await?;
+            let target = self.look_at_both().await?;
+            self.must_not_be_held(Side::Target, &target)?;
             if target.facts.desired == 0 {
                 return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
             }
@@ -263,18 +282,19 @@ impl Run<'_> {
             }
             let terminal =
                 target.status == InstanceStatus::Error && target.cause.as_ref().is_some_and(Cause::is_terminal);
-            hopeless = if terminal { hopeless + 1 } else { 0 };
+            hopeless = terminal.then(|| hopeless.unwrap_or_else(Instant::now));
             let why = target
                 .cause
                 .as_ref()
                 .map_or_else(String::new, |cause| format!(": {cause}"));
-            if hopeless >= 10 {
+            if hopeless.is_some_and(|since| since.elapsed() >= HOPELESS) {
                 return Err(Stop::Fail(
                     self.error(ErrorKind::NotAllowed, format!("the target will not run{why}")),
                 ));
             }
-            self.breathe(deadline, &format!("the target is {}{why}", target.status))
-                .await?;
+            self.in_time(deadline, &format!("the target is {}{why}", target.status))?;
+            let (least, most) = (self.m.config.poll_down, self.m.config.poll);
+            tokio::time::sleep((began.elapsed() / 20).clamp(least, most.max(least))).await;
         }
     }
 
@@ -284,8 +304,8 @@ impl Run<'_> {
         }
         let deadline = Instant::now() + self.m.config.probe;
         loop {
-            self.still_closed(Side::Source).await?;
-            let target = self.look_present(Side::Target).await?;
+            let target = self.look_at_both().await?;
+            self.must_not_be_held(Side::Target, &target)?;
             let attempt = self.m.config.probe_attempt.min(self.m.config.probe);
             match bounded(attempt, self.m.probe.probe(&target)).await {
                 Ok(()) => return Ok("it answers".to_owned()),
@@ -295,8 +315,8 @@ impl Run<'_> {
     }
 
     pub(super) async fn switch_route(&mut self) -> StepResult {
-        self.still_closed(Side::Source).await?;
-        let target = self.look_present(Side::Target).await?;
+        let target = self.look_at_both().await?;
+        self.must_not_be_held(Side::Target, &target)?;
         self.log(Event::Routing { to: Side::Target }).await?;
         self.route(&target, Side::Target).await?;
         self.log(Event::Up).await?;
@@ -350,6 +370,9 @@ impl Run<'_> {
                 Ok(Presence::Absent) => {
                     return Err(Stop::Fail(self.interference(Side::Target, "has deleted the instance")));
                 }
+                Ok(Presence::Present(target)) if target.facts.hold == Some(Hold::Maintenance) => {
+                    return self.must_not_be_held(Side::Target, &target).map(|()| String::new());
+                }
                 Ok(Presence::Present(target)) if running && target.facts.desired == 0 => {
                     return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
                 }
@@ -387,6 +410,7 @@ impl Run<'_> {
         };
         self.confirm_fence(Side::Source).await.map_err(halt)?;
         let target = self.look_present(Side::Target).await.map_err(halt)?;
+        self.must_not_be_held(Side::Target, &target)?;
         if inventory.tenancy == Tenancy::Running && target.facts.desired == 0 {
             return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
         }
@@ -399,10 +423,15 @@ impl Run<'_> {
 
     /// Waits a moment, or fails when the time is up.
     pub(super) async fn breathe(&self, deadline: Instant, why: &str) -> StepResult<()> {
+        self.in_time(deadline, why)?;
+        self.rest().await;
+        Ok(())
+    }
+
+    fn in_time(&self, deadline: Instant, why: &str) -> StepResult<()> {
         if Instant::now() >= deadline {
             return Err(Stop::Fail(self.error(ErrorKind::Timeout, why)));
         }
-        tokio::time::sleep(self.m.config.poll).await;
         Ok(())
     }
 }

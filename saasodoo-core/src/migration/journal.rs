@@ -84,8 +84,8 @@ impl Journal for MemoryJournal {
 pub(super) fn fold(records: &mut BTreeMap<InstanceId, Record>, entry: &Entry) -> Result<()> {
     match records.get_mut(&entry.instance) {
         Some(record) if record.run == entry.run || !record.step.is_over() => record.apply(entry),
-        _ => {
-            let record = Record::begin(entry)?;
+        last => {
+            let record = Record::begin(entry)?.after(last.as_deref());
             records.insert(entry.instance, record);
             Ok(())
         }

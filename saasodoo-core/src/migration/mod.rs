@@ -8,6 +8,7 @@
 mod back;
 mod engine;
 mod forward;
+mod home;
 mod hooks;
 mod http_probe;
 mod journal;
@@ -24,6 +25,7 @@ mod tests;
 mod wave;
 
 pub use engine::{Control, MigrationConfig, Migrator, MigratorBuilder, Progress};
+pub use home::Home;
 pub use hooks::{
     Clock, DataLocator, KnownSecrets, NoProbe, NoRoute, NoSecrets, PlacementSwitch, PreflightCheck, Probe,
     RecordedData, RootedData, RouteSwitch, SecretSource,

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Home;
 use super::table::{Signal, Step, transition};
 use crate::dual::FieldVerdict;
 use crate::{
@@ -459,6 +460,9 @@ pub struct Record {
     /// Which platform of that kind the target is; `None` when the journal does not keep it.
     #[serde(default)]
     pub target_identity: Option<String>,
+    /// Where the migration before this one has left the tenant.
+    #[serde(default)]
+    pub lived_on: Option<Home>,
     /// What the operator accepts.
     pub force: Force,
     /// The number the next entry must have.
@@ -541,6 +545,7 @@ impl Record {
             target: *target,
             source_identity: source_identity.clone(),
             target_identity: target_identity.clone(),
+            lived_on: None,
             force: *force,
             next_seq: 1,
             step: Step::Inventory,

@@ -10,7 +10,8 @@ use super::engine::{Control, Inner, Order};
 use super::table::{Signal, Step};
 use super::{Entry, Event, Failure, FenceProof, Force, Inventory, Mutation, Record, Side, Tenancy};
 use crate::{
-    DynOrchestrator, Error, ErrorKind, Instance, InstanceId, OperationKind, Power, Result, Retry, Source, UnitPhase,
+    DynOrchestrator, Error, ErrorKind, Hold, Instance, InstanceId, OperationKind, Power, Result, Retry, Source,
+    UnitPhase,
 };
 
 /// Why a step ends without being done.
@@ -128,6 +129,24 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Who holds a side for maintenance wants nobody to start it, on whatever side: neither forward nor back until the hold
+    /// is taken away. Going back would start the tenant on the other side and take the hold away with the objects.
+    pub(super) fn must_not_be_held(&self, side: Side, instance: &Instance) -> StepResult<()> {
+        if instance.facts.hold != Some(Hold::Maintenance) {
+            return Ok(());
+        }
+        Err(Stop::Halt(
+            self.error(
+                ErrorKind::Conflict,
+                format!(
+                    "somebody holds the instance for maintenance on the {side} ({})",
+                    self.m.side(side).backend()
+                ),
+            )
+            .with_advice("nothing is started or removed before that; when the hold is taken away, run it again"),
+        ))
+    }
+
     /// Writes an entry down before anything else happens. Without a journal nothing goes on.
     pub(super) async fn log(&mut self, event: Event) -> StepResult<()> {
         let entry = Entry {
@@ -202,7 +221,7 @@ impl<'a> Run<'a> {
         loop {
             match self.look_once(side).await {
                 Err(error) if may_pass(&error) && Instant::now() < deadline => {
-                    tokio::time::sleep(self.m.config.poll).await;
+                    self.rest().await;
                 }
                 other => return Ok(other?),
             }
@@ -252,7 +271,7 @@ impl<'a> Run<'a> {
         Fut: Future<Output = Result<T>> + Send,
         T: Send,
     {
-        let until = self.after(self.m.config.doubt);
+        let until = self.after(self.doubt());
         self.log(Event::Intends { side, mutation, until }).await?;
         let answer = self.within(side, call).await;
         let known = match &answer {
@@ -333,6 +352,13 @@ impl<'a> Run<'a> {
                         Err(open) => {
                             if instance.facts.desired > 0 || instance.facts.hold.is_none() {
                                 self.mark_down(serving).await?;
+                                if instance.facts.hold == Some(Hold::Maintenance) {
+                                    // Two writers are worse than a hold that has to be set again.
+                                    self.note(format!(
+                                        "the {side} was held for maintenance and ran: it is suspended, and the hold is lost"
+                                    ))
+                                    .await?;
+                                }
                                 self.suspend(side).await?;
                             }
                             if self.m.fence_is_broken() {
@@ -401,6 +427,12 @@ impl<'a> Run<'a> {
         self.m.config.stop.max(self.grace() + Duration::from_secs(30))
     }
 
+    /// How long a change may still happen after it was asked for. A start waits for the process before it to end, and does
+    /// so in the background when nobody waits for its answer any more.
+    fn doubt(&self) -> Duration {
+        self.m.config.doubt.max(self.grace() + Duration::from_secs(60))
+    }
+
     async fn pause_until(&self, deadline: Instant, budget: Duration, side: Side, open: &str) -> StepResult<()> {
         if Instant::now() >= deadline {
             return Err(Stop::Fail(
@@ -416,8 +448,25 @@ impl<'a> Run<'a> {
                 ),
             ));
         }
-        tokio::time::sleep(self.m.config.poll).await;
+        self.rest().await;
         Ok(())
+    }
+
+    /// The pause between two looks.
+    pub(super) async fn rest(&self) {
+        let config = &self.m.config;
+        let pause = if self.record.is_down() {
+            config.poll_down
+        } else {
+            config.poll
+        };
+        tokio::time::sleep(pause).await;
+    }
+
+    /// One look at both sides at once: that the source is still closed, and what the target says.
+    pub(super) async fn look_at_both(&self) -> StepResult<Box<Instance>> {
+        let both = tokio::try_join!(self.still_closed(Side::Source), self.look_present(Side::Target));
+        both.map(|((), target)| target)
     }
 
     /// Absence is no fence where the instance must be. Where it need not be, or where the operator has accepted that it

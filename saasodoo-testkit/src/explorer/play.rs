@@ -133,6 +133,7 @@ impl Play<'_> {
         let mut config = MigrationConfig::default();
         config.retry = secs(30);
         config.poll = secs(1);
+        config.poll_down = secs(1);
         config.stop = secs(90);
         config.ready = secs(60);
         config.probe = secs(10);
