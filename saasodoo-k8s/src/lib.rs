@@ -40,6 +40,7 @@ mod ledger;
 mod logs;
 mod names;
 mod observe;
+mod pages;
 mod plan;
 mod rbac;
 mod read;

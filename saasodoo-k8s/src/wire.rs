@@ -214,30 +214,6 @@ impl Wire {
         }
     }
 
-    /// Reads all objects that the selector fits, page by page. An expired page token starts over.
-    pub(crate) async fn list<T: DeserializeOwned>(&self, kind: &Kind, selector: &str) -> Result<Vec<T>> {
-        let mut restarts = 0;
-        'again: loop {
-            let mut items = Vec::new();
-            let mut token = None;
-            loop {
-                let page: Page<T> = match self.page(kind, selector, PAGE, token.as_deref()).await {
-                    Ok(page) => page,
-                    Err(error) if token.is_some() && restarts < 2 && is_expired(&error) => {
-                        restarts += 1;
-                        continue 'again;
-                    }
-                    Err(error) => return Err(error),
-                };
-                items.extend(page.items);
-                token = page.metadata.continue_token.filter(|token| !token.is_empty());
-                if token.is_none() {
-                    return Ok(items);
-                }
-            }
-        }
-    }
-
     /// Reads one page of a list, from the server's storage and not from its cache.
     pub(crate) async fn page<T: DeserializeOwned>(
         &self,
@@ -246,30 +222,37 @@ impl Wire {
         limit: u32,
         token: Option<&str>,
     ) -> Result<Page<T>> {
+        page_of(kind, &self.page_answer(kind, selector, limit, token).await?)
+    }
+
+    /// The answer to the request for one page, not parsed.
+    pub(crate) async fn page_answer(
+        &self,
+        kind: &Kind,
+        selector: &str,
+        limit: u32,
+        token: Option<&str>,
+    ) -> Result<Vec<u8>> {
         let mut params = ListParams::default().labels(selector).limit(limit);
         if let Some(token) = token {
             params = params.continue_token(token);
         }
-        self.listed(kind, &params, true).await
+        self.list_answer(kind, &params, true).await
     }
 
     async fn listed<T: DeserializeOwned>(&self, kind: &Kind, params: &ListParams, repeat: bool) -> Result<Page<T>> {
+        page_of(kind, &self.list_answer(kind, params, repeat).await?)
+    }
+
+    async fn list_answer(&self, kind: &Kind, params: &ListParams, repeat: bool) -> Result<Vec<u8>> {
         let request = build(self.requests(kind).list(params))?;
-        let page: Page<T> = match self.call(Some(kind), request, Effect::Read, repeat).await {
+        match self.answer(Some(kind), request, Effect::Read, repeat).await {
             // A list is empty or an error; that it "is not found" says nothing about what would be in it.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(unexpected(format!("no list of {}: {}", kind.plural, error.message())));
+                Err(unexpected(format!("no list of {}: {}", kind.plural, error.message())))
             }
-            other => other?,
-        };
-        // Nothing at all would read as an empty list.
-        if page.metadata.resource_version.as_deref().unwrap_or_default().is_empty() {
-            return Err(unexpected(format!(
-                "the answer is no list of {}: it has no version",
-                kind.plural
-            )));
+            other => other,
         }
-        Ok(page)
     }
 
     /// Reads the first objects that the field selector fits.
@@ -547,6 +530,18 @@ pub(crate) fn jittered(most: Duration) -> Duration {
 
 fn build(request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> Result<Request<Vec<u8>>> {
     request.map_err(|error| unexpected(format!("the request could not be made: {error}")))
+}
+
+/// The page that was answered. Nothing at all would read as an empty list.
+pub(crate) fn page_of<T: DeserializeOwned>(kind: &Kind, answer: &[u8]) -> Result<Page<T>> {
+    let page: Page<T> = parsed(answer)?;
+    if page.metadata.resource_version.as_deref().unwrap_or_default().is_empty() {
+        return Err(unexpected(format!(
+            "the answer is no list of {}: it has no version",
+            kind.plural
+        )));
+    }
+    Ok(page)
 }
 
 fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T> {

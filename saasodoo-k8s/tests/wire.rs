@@ -8,6 +8,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use kube::Client;
 use saasodoo_core::{
     Bytes, Config, CreateOptions, DeleteOptions, EnsureOutcome, ErrorKind, InstanceChange, InstanceFilter, InstanceId,
@@ -538,6 +539,55 @@ async fn a_list_is_two_requests_for_five_hundred_instances() {
             .all(|r| r.query["labelSelector"].contains("instance-id in (")),
         "{seen:#?}"
     );
+}
+
+/// Lets everything happen that does not wait for the test. The clock stands still while something is parsed.
+async fn idle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_pages_of_a_list_are_read_ahead_and_no_more_than_a_few() {
+    let server = Server::new();
+    let orchestrator = existing(&server).await;
+    fleet(&server, 3499);
+    let asked = |seen: &[Seen]| seen.iter().filter(|request| request.path == DEPLOYMENTS).count();
+    let mut listed = orchestrator.list(InstanceFilter::all());
+    idle().await;
+    assert_eq!(server.take().len(), 0, "nothing before the list is polled");
+    listed.next().await.expect("one").expect("an instance");
+    idle().await;
+    let first = asked(&server.take());
+    assert!((2..=4).contains(&first), "{first} pages for the first instance");
+    idle().await;
+    assert_eq!(asked(&server.take()), 0, "the rest waits until it is wanted");
+    for _ in 0..500 {
+        listed.next().await.expect("more").expect("an instance");
+    }
+    idle().await;
+    assert_eq!(asked(&server.take()), 1, "one page further");
+    drop(listed);
+    idle().await;
+    assert_eq!(server.take().len(), 0, "nobody reads on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_the_server_has_forgotten_starts_over_and_repeats_nothing() {
+    let server = Server::new();
+    let orchestrator = existing(&server).await;
+    fleet(&server, 1199);
+    server.forget("1000");
+    let listed = orchestrator.list_all(InstanceFilter::all()).await.expect("a list");
+    let names: Vec<String> = listed.iter().map(|instance| instance.name.to_string()).collect();
+    assert_eq!(names, server.names(DEPLOYMENTS), "each once, in the server's order");
+    let with_pod = listed.iter().filter(|instance| instance.facts.units.len() == 1);
+    assert_eq!(with_pod.count(), 1199);
+
+    // In the first page it is an error like any other.
+    let message = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"});
+    server.refuse(&format!("GET {DEPLOYMENTS}"), 410, message);
+    let error = orchestrator.list_all(InstanceFilter::all()).await.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]

@@ -51,6 +51,8 @@ struct State {
     rounds: usize,
     in_rounds: bool,
     refuse: Option<(String, u16, Value)>,
+    /// The continue token that the server has forgotten, once.
+    forgotten: Option<String>,
     /// The next request whose line begins so is carried out, and its answer is lost.
     lose: Option<String>,
     /// The request with this number, from 1, is never answered; before or after it is carried out.
@@ -161,6 +163,11 @@ impl Server {
     /// Refuses requests whose line begins so.
     pub(crate) fn refuse(&self, line: &str, code: u16, body: Value) {
         self.state().refuse = Some((line.to_owned(), code, body));
+    }
+
+    /// Forgets where lists were that go on at this object; the next ask finds out.
+    pub(crate) fn forget(&self, token: &str) {
+        self.state().forgotten = Some(token.to_owned());
     }
 
     /// Answers everything again.
@@ -317,6 +324,11 @@ impl State {
         }
         let collection = COLLECTIONS.iter().find(|collection| seen.path == **collection);
         if let Some(collection) = collection {
+            let token = seen.query.get("continue");
+            if token.is_some() && self.forgotten.take_if(|forgotten| Some(&*forgotten) == token).is_some() {
+                let message = "The provided continue parameter is too old to display a consistent list result";
+                return (410, status(410, "Expired", message, ""));
+            }
             return match seen.method.as_str() {
                 "GET" => (200, self.page(collection, &seen.query)),
                 "POST" => self.create(collection, &seen.body),
