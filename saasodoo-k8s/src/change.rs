@@ -32,7 +32,7 @@ use crate::observe::{data_claim, is_static, main_container, revision_of};
 use crate::read::{Live, is_usable};
 use crate::route::{kind as route_kind, object as route_object, spec as route_spec};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, Fresh, INGRESS_ROUTE, Merge, POD, bounded, detached, jittered, poll};
+use crate::wire::{CLAIM, DEPLOYMENT, INGRESS_ROUTE, Merge, bounded, detached, jittered, poll};
 
 /// How often a change is made again after somebody else was faster.
 const ATTEMPTS: u32 = 6;
@@ -500,23 +500,15 @@ impl Inner {
     /// Waits until no pod of the instance has a process any more; gives the pods that are left.
     async fn until_ended(&self, live: &Live) -> Result<Vec<PodView>> {
         let limit = self.wire.deadlines.termination.max(live.ending());
-        let selector = selector_text(&live.deployment);
-        let mut first = Some(live.pods.clone());
         let deployment = &live.deployment;
-        let ended = poll(limit, || {
-            let known = first.take();
-            let selector = &selector;
-            async move {
-                let pods = match known {
-                    Some(pods) => pods,
-                    None => self.wire.few::<PodView>(&POD, selector, Fresh::Now).await?,
-                };
-                let seen: Vec<&PodView> = pods.iter().collect();
-                let live = crate::facts::facts(deployment, &seen, Timestamp::now()).any_live();
-                Ok((!live).then_some(pods))
-            }
-        })
-        .await?;
+        let has_ended = |pods: &[PodView]| {
+            let pods: Vec<&PodView> = pods.iter().collect();
+            !crate::facts::facts(deployment, &pods, Timestamp::now()).any_live()
+        };
+        if has_ended(&live.pods) {
+            return Ok(live.pods.clone());
+        }
+        let ended = self.until_pods(deployment, true, limit, has_ended).await?;
         ended.ok_or_else(|| {
             Error::new(
                 ErrorKind::Timeout,
@@ -531,15 +523,6 @@ impl Inner {
     pub(crate) fn wrote(&self, id: InstanceId, kind: crate::watch::Kind, version: &str) {
         self.cache.wrote(id, kind, version);
     }
-}
-
-/// The selector of a Deployment's pods, as a list takes it.
-pub(crate) fn selector_text(deployment: &DeploymentView) -> String {
-    let labels = deployment.spec.selector.match_labels.iter();
-    labels
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect::<Vec<_>>()
-        .join(",")
 }
 
 /// What a change of power writes; `None` when the instance is like that already.

@@ -45,6 +45,7 @@ mod plan;
 mod rbac;
 mod read;
 mod route;
+mod until;
 mod views;
 mod watch;
 mod wire;

@@ -51,6 +51,8 @@ struct State {
     rounds: usize,
     in_rounds: bool,
     refuse: Option<(String, u16, Value)>,
+    /// The cache shows no pods, whatever there is.
+    blind: bool,
     /// The continue token that the server has forgotten, once.
     forgotten: Option<String>,
     /// The next request whose line begins so is carried out, and its answer is lost.
@@ -163,6 +165,11 @@ impl Server {
     /// Refuses requests whose line begins so.
     pub(crate) fn refuse(&self, line: &str, code: u16, body: Value) {
         self.state().refuse = Some((line.to_owned(), code, body));
+    }
+
+    /// From now on the cache shows no pods; whoever asks for the truth gets it.
+    pub(crate) fn blind(&self) {
+        self.state().blind = true;
     }
 
     /// Forgets where lists were that go on at this object; the next ask finds out.
@@ -417,6 +424,7 @@ impl State {
             .into_iter()
             .flat_map(BTreeMap::values)
             .filter(|o| fits(o, selector))
+            .filter(|_| !(self.blind && collection == PODS && query.contains_key("resourceVersion")))
             .collect();
         let limit: usize = query
             .get("limit")
