@@ -141,8 +141,7 @@ impl Inner {
         }
         let before = live.deployment.clone();
         if changes.touches_deployment() {
-            let mut patch = deployment_patch(&live, &changes);
-            patch["metadata"]["annotations"][CHANGE] = json!(pass.mark);
+            let patch = deployment_patch(&live, &changes, &pass.mark);
             live.deployment = self.patch_deployment(&live.deployment, patch).await?;
         }
         if let Some(hosts) = &changes.hosts {
@@ -437,11 +436,18 @@ impl Inner {
     }
 
     /// Patches a Deployment as it was read, and no other one.
-    async fn patch_deployment(&self, deployment: &DeploymentView, mut patch: Value) -> Result<DeploymentView> {
-        patch["metadata"]["uid"] = json!(deployment.uid());
-        patch["metadata"]["resourceVersion"] = json!(deployment.version());
+    async fn patch_deployment(&self, deployment: &DeploymentView, patch: Value) -> Result<DeploymentView> {
+        let patch = as_read(deployment, patch);
         self.wire
             .patch(&DEPLOYMENT, deployment.name(), Merge::Strategic, &patch)
+            .await
+    }
+
+    /// Asks whether the server would take what an update writes to the Deployment.
+    pub(crate) async fn would_change(&self, live: &Live, changes: &Changes) -> Result<()> {
+        let patch = as_read(&live.deployment, deployment_patch(live, changes, "plan"));
+        self.wire
+            .would_patch(&DEPLOYMENT, live.deployment.name(), Merge::Strategic, &patch)
             .await
     }
 
@@ -556,8 +562,16 @@ fn one_after_the_other(deployment: &DeploymentView) -> Option<Value> {
     changed.then(|| json!({"type": "Recreate", "rollingUpdate": null}))
 }
 
-fn deployment_patch(live: &Live, changes: &Changes) -> Value {
+/// A patch that is refused when the Deployment is not the one that was read, or not as it was.
+fn as_read(deployment: &DeploymentView, mut patch: Value) -> Value {
+    patch["metadata"]["uid"] = json!(deployment.uid());
+    patch["metadata"]["resourceVersion"] = json!(deployment.version());
+    patch
+}
+
+fn deployment_patch(live: &Live, changes: &Changes, mark: &str) -> Value {
     let mut patch = json!({ "metadata": changes.metadata });
+    patch["metadata"]["annotations"][CHANGE] = json!(mark);
     if !changes.restarts() {
         // The server raises the generation for annotations too; the controller has nothing to do then.
         let generation = live.deployment.metadata.generation.unwrap_or_default();

@@ -285,12 +285,44 @@ impl Wire {
             field_manager: Some(self.field_manager.clone()),
             ..PatchParams::default()
         };
+        let request = self.patch_request(kind, name, merge, patch, &params)?;
+        self.call(Some(kind), request, Effect::Write, true).await
+    }
+
+    /// Asks whether the server would take the object, and makes nothing. What cannot be asked is no refusal.
+    pub(crate) async fn would_create(&self, kind: &Kind, object: &Value) -> Result<()> {
+        let params = PostParams {
+            field_manager: Some(self.field_manager.clone()),
+            dry_run: true,
+        };
+        let request = self.requests(kind).create(&params, bytes(object)?);
+        refusal(self.call(Some(kind), build(request)?, Effect::Read, true).await)
+    }
+
+    /// Asks whether the server would take the patch, and changes nothing. What cannot be asked is no refusal.
+    pub(crate) async fn would_patch(&self, kind: &Kind, name: &str, merge: Merge, patch: &Value) -> Result<()> {
+        let params = PatchParams {
+            field_manager: Some(self.field_manager.clone()),
+            dry_run: true,
+            ..PatchParams::default()
+        };
+        let request = self.patch_request(kind, name, merge, patch, &params)?;
+        refusal(self.call(Some(kind), request, Effect::Read, true).await)
+    }
+
+    fn patch_request(
+        &self,
+        kind: &Kind,
+        name: &str,
+        merge: Merge,
+        patch: &Value,
+        params: &PatchParams,
+    ) -> Result<Request<Vec<u8>>> {
         let patch = match merge {
             Merge::Strategic => Patch::Strategic(patch),
             Merge::Json => Patch::Merge(patch),
         };
-        let request = self.requests(kind).patch(checked(name)?, &params, &patch);
-        self.call(Some(kind), build(request)?, Effect::Write, true).await
+        build(self.requests(kind).patch(checked(name)?, params, &patch))
     }
 
     /// Deletes exactly this object. `false` when it was gone, or when the name now means another one.
@@ -530,6 +562,23 @@ pub(crate) fn jittered(most: Duration) -> Duration {
 
 fn build(request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> Result<Request<Vec<u8>>> {
     request.map_err(|error| unexpected(format!("the request could not be made: {error}")))
+}
+
+/// What the answer to a dry run has against the real request. Who may not ask, and a webhook that takes no dry runs, say
+/// nothing about it, and neither does an object that somebody else has just made or changed: it is looked at again then.
+fn refusal(answer: Result<Value>) -> Result<()> {
+    let Err(error) = answer else { return Ok(()) };
+    let says = |text: &str| error.message().contains(text);
+    let unknown = match error.kind() {
+        ErrorKind::Forbidden => !says("denied"),
+        ErrorKind::Conflict => true,
+        _ => says("does not support dry run"),
+    };
+    if unknown {
+        tracing::debug!(%error, "no dry run");
+        return Ok(());
+    }
+    Err(error)
 }
 
 /// The page that was answered. Nothing at all would read as an empty list.

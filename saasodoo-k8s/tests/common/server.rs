@@ -30,6 +30,11 @@ impl Seen {
     pub(crate) fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
+
+    /// Asked only what would be done.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.query.get("dryRun").is_some_and(|dry| dry == "All")
+    }
 }
 
 #[derive(Clone, Default)]
@@ -338,7 +343,7 @@ impl State {
             }
             return match seen.method.as_str() {
                 "GET" => (200, self.page(collection, &seen.query)),
-                "POST" => self.create(collection, &seen.body),
+                "POST" => self.create(collection, &seen.body, seen.is_dry()),
                 _ => self.surprise(seen),
             };
         }
@@ -367,6 +372,9 @@ impl State {
                 }
                 let strategic = seen.content_type == "application/strategic-merge-patch+json";
                 let merged = merge(object, &seen.body, strategic);
+                if seen.is_dry() {
+                    return (200, merged);
+                }
                 (200, self.store(collection, name, merged))
             }
             "DELETE" => {
@@ -389,7 +397,7 @@ impl State {
         (500, status(500, "InternalError", "unexpected", ""))
     }
 
-    fn create(&mut self, collection: &str, body: &Value) -> (u16, Value) {
+    fn create(&mut self, collection: &str, body: &Value, dry: bool) -> (u16, Value) {
         let name = body["metadata"]["name"].as_str().expect("a name").to_owned();
         if self
             .objects
@@ -400,6 +408,9 @@ impl State {
                 409,
                 status(409, "AlreadyExists", &format!("{name} already exists"), &name),
             );
+        }
+        if dry {
+            return (201, body.clone());
         }
         (201, self.store(collection, &name, body.clone()))
     }
