@@ -41,7 +41,7 @@ impl Inner {
         deployment: &DeploymentView,
         running: bool,
         limit: Duration,
-        ended: impl Fn(&[PodView]) -> bool,
+        ended: impl Fn(&[PodView]) -> bool + Send + Sync,
     ) -> Result<Option<Vec<PodView>>> {
         let selector = selector_text(deployment);
         let mut turns = Turns::new(running);
