@@ -14,7 +14,7 @@ const LONGEST_BACK_OFF_SECONDS: i64 = 360;
 
 /// A process that ran this long is forgiven its earlier ends, as kubelet does; without a process, an end this long ago
 /// is history.
-const FORGIVEN_AFTER_SECONDS: i64 = 600;
+pub const FORGIVEN_AFTER_SECONDS: i64 = 600;
 
 /// What a backend saw of one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -58,7 +58,9 @@ pub use change::{FieldChange, InstanceChange};
 pub use config::{Config, ConfigBuilder, Deadlines};
 pub use error::{Error, ErrorKind, OperationKind, Result, Retry};
 pub use ext::InstanceOrchestratorExt;
-pub use facts::{Exit, Facts, Hold, SETTLED_AFTER_SECONDS, Transition, Unit, UnitPhase, derive};
+pub use facts::{
+    Exit, FORGIVEN_AFTER_SECONDS, Facts, Hold, SETTLED_AFTER_SECONDS, Transition, Unit, UnitPhase, derive,
+};
 pub use health::{Health, HealthCheck, HealthState};
 pub use host::{Host, RESERVED_LABELS, Subdomain};
 pub use id::{CustomerId, DatabaseName, InstanceId, MAX_LABEL, ObjectName, ShortId};

@@ -32,7 +32,7 @@ use crate::observe::{data_claim, is_static, main_container, revision_of};
 use crate::read::{Live, is_usable};
 use crate::route::{kind as route_kind, object as route_object, spec as route_spec};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, Fresh, INGRESS_ROUTE, Merge, POD, bounded, detached, jittered, poll};
+use crate::wire::{CLAIM, DEPLOYMENT, INGRESS_ROUTE, Merge, bounded, detached, jittered, poll};
 
 /// How often a change is made again after somebody else was faster.
 const ATTEMPTS: u32 = 6;
@@ -141,8 +141,7 @@ impl Inner {
         }
         let before = live.deployment.clone();
         if changes.touches_deployment() {
-            let mut patch = deployment_patch(&live, &changes);
-            patch["metadata"]["annotations"][CHANGE] = json!(pass.mark);
+            let patch = deployment_patch(&live, &changes, &pass.mark);
             live.deployment = self.patch_deployment(&live.deployment, patch).await?;
         }
         if let Some(hosts) = &changes.hosts {
@@ -437,11 +436,18 @@ impl Inner {
     }
 
     /// Patches a Deployment as it was read, and no other one.
-    async fn patch_deployment(&self, deployment: &DeploymentView, mut patch: Value) -> Result<DeploymentView> {
-        patch["metadata"]["uid"] = json!(deployment.uid());
-        patch["metadata"]["resourceVersion"] = json!(deployment.version());
+    async fn patch_deployment(&self, deployment: &DeploymentView, patch: Value) -> Result<DeploymentView> {
+        let patch = as_read(deployment, patch);
         self.wire
             .patch(&DEPLOYMENT, deployment.name(), Merge::Strategic, &patch)
+            .await
+    }
+
+    /// Asks whether the server would take what an update writes to the Deployment.
+    pub(crate) async fn would_change(&self, live: &Live, changes: &Changes) -> Result<()> {
+        let patch = as_read(&live.deployment, deployment_patch(live, changes, "plan"));
+        self.wire
+            .would_patch(&DEPLOYMENT, live.deployment.name(), Merge::Strategic, &patch)
             .await
     }
 
@@ -500,23 +506,15 @@ impl Inner {
     /// Waits until no pod of the instance has a process any more; gives the pods that are left.
     async fn until_ended(&self, live: &Live) -> Result<Vec<PodView>> {
         let limit = self.wire.deadlines.termination.max(live.ending());
-        let selector = selector_text(&live.deployment);
-        let mut first = Some(live.pods.clone());
         let deployment = &live.deployment;
-        let ended = poll(limit, || {
-            let known = first.take();
-            let selector = &selector;
-            async move {
-                let pods = match known {
-                    Some(pods) => pods,
-                    None => self.wire.few::<PodView>(&POD, selector, Fresh::Now).await?,
-                };
-                let seen: Vec<&PodView> = pods.iter().collect();
-                let live = crate::facts::facts(deployment, &seen, Timestamp::now()).any_live();
-                Ok((!live).then_some(pods))
-            }
-        })
-        .await?;
+        let has_ended = |pods: &[PodView]| {
+            let pods: Vec<&PodView> = pods.iter().collect();
+            !crate::facts::facts(deployment, &pods, Timestamp::now()).any_live()
+        };
+        if has_ended(&live.pods) {
+            return Ok(live.pods.clone());
+        }
+        let ended = self.until_pods(deployment, true, limit, has_ended).await?;
         ended.ok_or_else(|| {
             Error::new(
                 ErrorKind::Timeout,
@@ -531,15 +529,6 @@ impl Inner {
     pub(crate) fn wrote(&self, id: InstanceId, kind: crate::watch::Kind, version: &str) {
         self.cache.wrote(id, kind, version);
     }
-}
-
-/// The selector of a Deployment's pods, as a list takes it.
-pub(crate) fn selector_text(deployment: &DeploymentView) -> String {
-    let labels = deployment.spec.selector.match_labels.iter();
-    labels
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect::<Vec<_>>()
-        .join(",")
 }
 
 /// What a change of power writes; `None` when the instance is like that already.
@@ -573,8 +562,16 @@ fn one_after_the_other(deployment: &DeploymentView) -> Option<Value> {
     changed.then(|| json!({"type": "Recreate", "rollingUpdate": null}))
 }
 
-fn deployment_patch(live: &Live, changes: &Changes) -> Value {
+/// A patch that is refused when the Deployment is not the one that was read, or not as it was.
+fn as_read(deployment: &DeploymentView, mut patch: Value) -> Value {
+    patch["metadata"]["uid"] = json!(deployment.uid());
+    patch["metadata"]["resourceVersion"] = json!(deployment.version());
+    patch
+}
+
+fn deployment_patch(live: &Live, changes: &Changes, mark: &str) -> Value {
     let mut patch = json!({ "metadata": changes.metadata });
+    patch["metadata"]["annotations"][CHANGE] = json!(mark);
     if !changes.restarts() {
         // The server raises the generation for annotations too; the controller has nothing to do then.
         let generation = live.deployment.metadata.generation.unwrap_or_default();

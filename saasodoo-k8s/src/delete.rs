@@ -12,11 +12,12 @@ use saasodoo_core::{
 use serde_json::{Value, json};
 
 use crate::backend::Inner;
-use crate::change::{again, selector_text};
-use crate::names::{DATA, FULL_ID, RETAINED_AT, SHORT_ID};
+use crate::change::again;
+use crate::names::{DATA, FULL_ID, RETAINED_AT, SHORT_ID, selector_of};
 use crate::observe::directory_of;
 use crate::read::{Found, Live, still_runs};
 use crate::route::kind as route_kind;
+use crate::until::Turns;
 use crate::views::{ClaimView, DeploymentView, PodView, View};
 use crate::wire::{CLAIM, DEPLOYMENT, Fresh, Kind, Merge, POD, SERVICE, STORAGE_CLASS, Stub, VOLUME, detached, poll};
 
@@ -48,15 +49,31 @@ impl Inner {
     async fn found(&self, id: InstanceId) -> Result<Option<Live>> {
         let limit = self.wire.deadlines.termination;
         let left = std::sync::Mutex::new(Vec::new());
-        let found = poll(limit, || async {
-            Ok(match self.look(id).await? {
-                Found::Instance(live) => Some(Some(*live)),
-                Found::Nothing => Some(None),
-                Found::Orphans(pods) => {
-                    *left.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pods;
-                    None
+        let (mut turns, selector) = (Turns::new(false), selector_of(id));
+        let found = poll(limit, || {
+            let (hint, left, selector) = (turns.next_is_hint(), &left, &selector);
+            let lock = || left.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            async move {
+                if hint {
+                    let pods: Vec<PodView> = self.wire.few(&POD, selector, Fresh::Cached).await?;
+                    let now = Timestamp::now();
+                    let runs = |left: &PodView| {
+                        let same = pods.iter().find(|pod| pod.uid() == left.uid());
+                        same.is_some_and(|pod| crate::facts::is_live(pod, now))
+                    };
+                    if lock().iter().any(runs) {
+                        return Ok(None);
+                    }
                 }
-            })
+                Ok(match self.look(id).await? {
+                    Found::Instance(live) => Some(Some(*live)),
+                    Found::Nothing => Some(None),
+                    Found::Orphans(pods) => {
+                        *lock() = pods;
+                        None
+                    }
+                })
+            }
         });
         let found = found.await?;
         found.ok_or_else(|| still_runs(id, &left.lock().unwrap_or_else(std::sync::PoisonError::into_inner)))
@@ -138,14 +155,10 @@ impl Inner {
         self.wire
             .delete(&DEPLOYMENT, name, uid, PropagationPolicy::Foreground)
             .await?;
-        let selector = selector_text(deployment);
         let pods = async {
-            let ended = poll(limit, || async {
-                let pods: Vec<PodView> = self.wire.few(&POD, &selector, Fresh::Now).await?;
-                Ok(pods.iter().all(|pod| !is_of(deployment, pod)).then_some(()))
-            })
-            .await?;
-            ended.ok_or_else(|| {
+            let has_ended = |pods: &[PodView]| pods.iter().all(|pod| !is_of(deployment, pod));
+            let ended = self.until_pods(deployment, !has_ended(&live.pods), limit, has_ended);
+            ended.await?.map(drop).ok_or_else(|| {
                 Error::new(
                     ErrorKind::Timeout,
                     format!("a process of the instance has not ended within {} s", limit.as_secs()),

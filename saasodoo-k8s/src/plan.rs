@@ -1,4 +1,4 @@
-//! Plans: what an operation would do. Reads only.
+//! Plans: what an operation would do. Reads, and asks the server by a dry run whether it would take the Deployment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::adopt::{check_retained, in_use};
 use crate::backend::Inner;
 use crate::change::{checked, refuse_deleting};
+use crate::convert::{Blueprint, directory_record};
 use crate::create::{Data, check_owner, data_conflict, host_conflict, no_data, remade, storage_missing};
 use crate::delete::data_is_kept;
 use crate::names::claim_name;
@@ -45,6 +46,9 @@ impl Inner {
                     if let Some((host, owner)) = self.host_taken(hosts, self.instance(&live).id, own).await? {
                         return Err(host_conflict(&host, &owner));
                     }
+                }
+                if changes.touches_deployment() {
+                    self.would_change(&live, &changes).await?;
                 }
                 plan.restarts = changes.restarts() && self.instance(&live).facts.desired > 0;
                 Ok(plan)
@@ -119,6 +123,8 @@ impl Inner {
             return Err(host_conflict(&host, &owner));
         }
         let claim = claim_name(&name);
+        let mut mounted = claim.clone();
+        let mut record = "new".to_owned();
         let mut creates = vec![(DEPLOYMENT.kind, name.to_string())];
         let present = self.data_in_the_way(spec.id, &claim).await?;
         let adopted = match data {
@@ -128,11 +134,16 @@ impl Inner {
                 if !found.writers.is_empty() {
                     return Err(in_use(&found.writers));
                 }
+                record = match &data {
+                    Data::Directory(path) => directory_record(path),
+                    _ => found.directory_record().unwrap_or("retained").to_owned(),
+                };
                 found.claim
             }
         };
         if let Some(claim) = &adopted {
             check_retained(spec, Some(claim), std::slice::from_ref(claim))?;
+            claim.name().clone_into(&mut mounted);
         }
         match (&data, present, adopted) {
             (Data::New, Some(present), _) => return Err(data_conflict(&present)),
@@ -151,6 +162,18 @@ impl Inner {
                 creates.push((CLAIM.kind, claim));
             }
         }
+        let blueprint = Blueprint {
+            config: &self.config,
+            spec,
+            name: name.clone(),
+            claim: mounted,
+            hosts: &hosts,
+            creation: "plan",
+            data: record,
+            stopped: options.stopped,
+        };
+        let deployment = self.amended(blueprint.deployment());
+        self.wire.would_create(&DEPLOYMENT, &deployment).await?;
         creates.push((SECRET.kind, name.to_string()));
         creates.push((SERVICE.kind, name.to_string()));
         creates.extend(route_kind(&self.config).map(|kind| (kind.kind, name.to_string())));

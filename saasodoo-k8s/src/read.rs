@@ -14,6 +14,7 @@ use crate::backend::Inner;
 use crate::facts::MOUNT_FAILED;
 use crate::names::{CUSTOMER, FULL_ID, SELECTOR, SHORT_ID, id_of, selector_of, the_one};
 use crate::observe::{ClaimSeen, belongs, data_claim, observe, with_route_hosts};
+use crate::pages::Pages;
 use crate::route::{RouteView, kind as route_kind};
 use crate::views::{ClaimView, DeploymentView, PodView, View};
 use crate::wire::{CLAIM, DEPLOYMENT, EVENT, Fresh, PAGE, POD};
@@ -215,9 +216,9 @@ impl Inner {
             inner: Arc::clone(self),
             selectors: Selectors::of(&filter),
             filter,
+            pages: None,
             pods: None,
             seen: std::collections::HashSet::new(),
-            token: Token::Start,
             restarts: 0,
         };
         stream::try_unfold(listing, |mut listing| async move {
@@ -334,20 +335,14 @@ impl Selectors {
     }
 }
 
-enum Token {
-    Start,
-    Next(String),
-    End,
-}
-
-/// The state of a list: pods are read with the first page, each Deployment is answered once.
+/// The state of a list: pods are read beside the first page, each Deployment is answered once.
 struct Listing {
     inner: Arc<Inner>,
     filter: InstanceFilter,
     selectors: Selectors,
+    pages: Option<Pages<DeploymentView>>,
     pods: Option<Pods>,
     seen: std::collections::HashSet<String>,
-    token: Token,
     restarts: u32,
 }
 
@@ -355,42 +350,35 @@ impl Listing {
     /// The next page of instances; `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<Instance>>> {
         loop {
-            let token = match &self.token {
-                Token::Start => None,
-                Token::Next(token) => Some(token.clone()),
-                Token::End => return Ok(None),
-            };
             let wire = &self.inner.wire;
-            let page = wire.page::<DeploymentView>(&DEPLOYMENT, &self.selectors.deployments, PAGE, token.as_deref());
+            let begin = || wire.pages(&DEPLOYMENT, &self.selectors.deployments);
+            let pages = self.pages.get_or_insert_with(begin);
             let page = if self.pods.is_none() {
                 let pods = wire.list::<PodView>(&POD, &self.selectors.pods);
-                let (page, pods) = futures::join!(page, pods);
+                let (page, pods) = futures::join!(pages.next(), pods);
                 let page = page?;
                 self.pods = Some(Pods::new(pods?));
                 Ok(page)
             } else {
-                page.await
+                pages.next().await
             };
-            let page = match page {
-                Ok(page) => page,
-                // The server has forgotten where the list was: start over, and leave out what was answered.
-                Err(error) if token.is_some() && self.restarts < 3 && crate::wire::is_expired(&error) => {
+            let deployments = match page {
+                Ok(Some(deployments)) => deployments,
+                Ok(None) => return Ok(None),
+                // Start over, and leave out what was answered.
+                Err(error) if self.restarts < 3 && pages.is_lost(&error) => {
                     self.restarts += 1;
-                    self.token = Token::Start;
+                    self.pages = None;
                     self.pods = None;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            self.token = match page.metadata.continue_token.filter(|token| !token.is_empty()) {
-                Some(token) => Token::Next(token),
-                None => Token::End,
-            };
             let now = Timestamp::now();
             let empty = Pods::default();
             let pods = self.pods.as_ref().unwrap_or(&empty);
-            let mut instances = Vec::with_capacity(page.items.len());
-            for deployment in &page.items {
+            let mut instances = Vec::with_capacity(deployments.len());
+            for deployment in &deployments {
                 if !self.seen.insert(deployment.uid().to_owned()) {
                     continue;
                 }

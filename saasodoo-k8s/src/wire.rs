@@ -214,30 +214,6 @@ impl Wire {
         }
     }
 
-    /// Reads all objects that the selector fits, page by page. An expired page token starts over.
-    pub(crate) async fn list<T: DeserializeOwned>(&self, kind: &Kind, selector: &str) -> Result<Vec<T>> {
-        let mut restarts = 0;
-        'again: loop {
-            let mut items = Vec::new();
-            let mut token = None;
-            loop {
-                let page: Page<T> = match self.page(kind, selector, PAGE, token.as_deref()).await {
-                    Ok(page) => page,
-                    Err(error) if token.is_some() && restarts < 2 && is_expired(&error) => {
-                        restarts += 1;
-                        continue 'again;
-                    }
-                    Err(error) => return Err(error),
-                };
-                items.extend(page.items);
-                token = page.metadata.continue_token.filter(|token| !token.is_empty());
-                if token.is_none() {
-                    return Ok(items);
-                }
-            }
-        }
-    }
-
     /// Reads one page of a list, from the server's storage and not from its cache.
     pub(crate) async fn page<T: DeserializeOwned>(
         &self,
@@ -246,30 +222,37 @@ impl Wire {
         limit: u32,
         token: Option<&str>,
     ) -> Result<Page<T>> {
+        page_of(kind, &self.page_answer(kind, selector, limit, token).await?)
+    }
+
+    /// The answer to the request for one page, not parsed.
+    pub(crate) async fn page_answer(
+        &self,
+        kind: &Kind,
+        selector: &str,
+        limit: u32,
+        token: Option<&str>,
+    ) -> Result<Vec<u8>> {
         let mut params = ListParams::default().labels(selector).limit(limit);
         if let Some(token) = token {
             params = params.continue_token(token);
         }
-        self.listed(kind, &params, true).await
+        self.list_answer(kind, &params, true).await
     }
 
     async fn listed<T: DeserializeOwned>(&self, kind: &Kind, params: &ListParams, repeat: bool) -> Result<Page<T>> {
+        page_of(kind, &self.list_answer(kind, params, repeat).await?)
+    }
+
+    async fn list_answer(&self, kind: &Kind, params: &ListParams, repeat: bool) -> Result<Vec<u8>> {
         let request = build(self.requests(kind).list(params))?;
-        let page: Page<T> = match self.call(Some(kind), request, Effect::Read, repeat).await {
+        match self.answer(Some(kind), request, Effect::Read, repeat).await {
             // A list is empty or an error; that it "is not found" says nothing about what would be in it.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(unexpected(format!("no list of {}: {}", kind.plural, error.message())));
+                Err(unexpected(format!("no list of {}: {}", kind.plural, error.message())))
             }
-            other => other?,
-        };
-        // Nothing at all would read as an empty list.
-        if page.metadata.resource_version.as_deref().unwrap_or_default().is_empty() {
-            return Err(unexpected(format!(
-                "the answer is no list of {}: it has no version",
-                kind.plural
-            )));
+            other => other,
         }
-        Ok(page)
     }
 
     /// Reads the first objects that the field selector fits.
@@ -302,12 +285,44 @@ impl Wire {
             field_manager: Some(self.field_manager.clone()),
             ..PatchParams::default()
         };
+        let request = self.patch_request(kind, name, merge, patch, &params)?;
+        self.call(Some(kind), request, Effect::Write, true).await
+    }
+
+    /// Asks whether the server would take the object, and makes nothing. What cannot be asked is no refusal.
+    pub(crate) async fn would_create(&self, kind: &Kind, object: &Value) -> Result<()> {
+        let params = PostParams {
+            field_manager: Some(self.field_manager.clone()),
+            dry_run: true,
+        };
+        let request = self.requests(kind).create(&params, bytes(object)?);
+        refusal(self.call(Some(kind), build(request)?, Effect::Read, true).await)
+    }
+
+    /// Asks whether the server would take the patch, and changes nothing. What cannot be asked is no refusal.
+    pub(crate) async fn would_patch(&self, kind: &Kind, name: &str, merge: Merge, patch: &Value) -> Result<()> {
+        let params = PatchParams {
+            field_manager: Some(self.field_manager.clone()),
+            dry_run: true,
+            ..PatchParams::default()
+        };
+        let request = self.patch_request(kind, name, merge, patch, &params)?;
+        refusal(self.call(Some(kind), request, Effect::Read, true).await)
+    }
+
+    fn patch_request(
+        &self,
+        kind: &Kind,
+        name: &str,
+        merge: Merge,
+        patch: &Value,
+        params: &PatchParams,
+    ) -> Result<Request<Vec<u8>>> {
         let patch = match merge {
             Merge::Strategic => Patch::Strategic(patch),
             Merge::Json => Patch::Merge(patch),
         };
-        let request = self.requests(kind).patch(checked(name)?, &params, &patch);
-        self.call(Some(kind), build(request)?, Effect::Write, true).await
+        build(self.requests(kind).patch(checked(name)?, params, &patch))
     }
 
     /// Deletes exactly this object. `false` when it was gone, or when the name now means another one.
@@ -547,6 +562,35 @@ pub(crate) fn jittered(most: Duration) -> Duration {
 
 fn build(request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> Result<Request<Vec<u8>>> {
     request.map_err(|error| unexpected(format!("the request could not be made: {error}")))
+}
+
+/// What the answer to a dry run has against the real request. Who may not ask, and a webhook that takes no dry runs, say
+/// nothing about it, and neither does an object that somebody else has just made or changed: it is looked at again then.
+fn refusal(answer: Result<Value>) -> Result<()> {
+    let Err(error) = answer else { return Ok(()) };
+    let says = |text: &str| error.message().contains(text);
+    let unknown = match error.kind() {
+        ErrorKind::Forbidden => !says("denied"),
+        ErrorKind::Conflict => true,
+        _ => says("does not support dry run"),
+    };
+    if unknown {
+        tracing::debug!(%error, "no dry run");
+        return Ok(());
+    }
+    Err(error)
+}
+
+/// The page that was answered. Nothing at all would read as an empty list.
+pub(crate) fn page_of<T: DeserializeOwned>(kind: &Kind, answer: &[u8]) -> Result<Page<T>> {
+    let page: Page<T> = parsed(answer)?;
+    if page.metadata.resource_version.as_deref().unwrap_or_default().is_empty() {
+        return Err(unexpected(format!(
+            "the answer is no list of {}: it has no version",
+            kind.plural
+        )));
+    }
+    Ok(page)
 }
 
 fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T> {

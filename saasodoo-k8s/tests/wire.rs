@@ -1,7 +1,13 @@
 //! What goes over the wire: method, path, query and body of every request, and which of them go together.
 
+#[path = "wire/lists.rs"]
+mod lists;
+#[path = "wire/plans.rs"]
+mod plans;
 #[path = "common/server.rs"]
 mod server;
+#[path = "wire/waits.rs"]
+mod waits;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -445,7 +451,7 @@ async fn a_deletion_names_the_very_object_and_keeps_the_claim() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_is_one_round_and_plans_write_nothing() {
+async fn a_read_is_one_round() {
     let server = Server::new();
     let orchestrator = existing(&server).await;
     server.in_rounds();
@@ -464,80 +470,6 @@ async fn a_read_is_one_round_and_plans_write_nothing() {
         let selector = request.query.get("labelSelector").map(String::as_str);
         assert_eq!(selector, Some("managed-by=saasodoo,app=odoo,instance-id=0a1b2c3d"));
     }
-
-    let other = fixtures::spec("other");
-    let change = InstanceChange::new().memory(Bytes::from_gib(3));
-    for operation in [
-        Operation::Create(Box::new(other), CreateOptions::new()),
-        Operation::Update(spec().id, Box::new(change)),
-        Operation::SetPower(spec().id, saasodoo_core::Power::Restart),
-        Operation::Delete(spec().id),
-        Operation::Purge(spec().id),
-    ] {
-        let plan = orchestrator.plan(&operation).await.expect("a plan");
-        assert!(!plan.is_empty(), "{operation:?}");
-        assert_eq!(writes(&server.take()).len(), 0, "{operation:?}");
-    }
-}
-
-/// So many instances with their pods, copied from one.
-fn fleet(server: &Server, size: u32) {
-    let deployment = server.get(DEPLOYMENTS, NAME).expect("stored");
-    for n in 0..size {
-        let short = format!("{n:08x}");
-        let mut copy = deployment.clone();
-        let text = copy.to_string().replace("0a1b2c3d", &short);
-        copy = serde_json::from_str(&text).expect("JSON");
-        copy["metadata"]["uid"] = json!(format!("u-{n}"));
-        server.put(DEPLOYMENTS, &format!("odoo-acme-{short}"), copy.clone());
-        let pod = json!({
-            "metadata": {"labels": copy["spec"]["template"]["metadata"]["labels"]},
-            "spec": {"nodeName": "a", "containers": [{"name": "odoo"}]},
-            "status": {
-                "phase": "Running",
-                "conditions": [{"type": "Ready", "status": "True"}],
-                "containerStatuses": [{"name": "odoo", "ready": true, "state": {"running": {}}}],
-            },
-        });
-        server.put(PODS, &format!("odoo-acme-{short}-x"), pod);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_list_is_two_requests_for_five_hundred_instances() {
-    let server = Server::new();
-    let orchestrator = existing(&server).await;
-    fleet(&server, 1199);
-    let listed = orchestrator.list_all(InstanceFilter::all()).await.expect("a list");
-    assert_eq!(listed.len(), 1200);
-    assert_eq!(
-        listed.iter().filter(|i| i.facts.units.len() == 1).count(),
-        1199,
-        "each with its own pod"
-    );
-    let seen = server.take();
-    assert!(seen.len() <= 2 * 3, "{:#?}", lines(&seen));
-    for request in &seen {
-        assert_eq!(request.method, "GET");
-        assert!([DEPLOYMENTS, PODS].contains(&request.path.as_str()), "{}", request.path);
-        assert_eq!(request.query.get("limit").map(String::as_str), Some("500"));
-        assert_eq!(request.query.get("labelSelector").map(String::as_str), Some(SELECTOR));
-    }
-
-    // What the server can pick out, it does.
-    let ids: Vec<InstanceId> = listed.iter().take(3).map(|i| i.id).collect();
-    let filter = ids.iter().fold(InstanceFilter::all(), |mut filter, id| {
-        filter.ids.push(*id);
-        filter
-    });
-    assert_eq!(orchestrator.list_all(filter).await.expect("a list").len(), 3);
-    let seen = server.take();
-    assert_eq!(seen.len(), 2);
-    assert!(
-        seen.iter()
-            .all(|r| r.query["labelSelector"].contains("instance-id in (")),
-        "{seen:#?}"
-    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use saasodoo_core::{
-    Instance, InstanceEvent, InstanceFilter, InstanceId, SETTLED_AFTER_SECONDS, ShortId, Staleness, derive,
+    FORGIVEN_AFTER_SECONDS, Instance, InstanceEvent, InstanceFilter, InstanceId, SETTLED_AFTER_SECONDS, ShortId,
+    Staleness, derive,
 };
 use tokio::time::Instant;
 
@@ -22,6 +23,9 @@ type Name = Arc<str>;
 
 /// A watch that is in touch has delivered a deletion by then.
 const DELETION_SEEN: Duration = Duration::from_secs(60);
+
+/// An instance whose status will change by time alone is looked at this often at least.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The cache.
 pub(super) struct State {
@@ -291,12 +295,9 @@ impl State {
             Some(instance) => {
                 let print = self.fingerprint(entry, &instance);
                 let terminating = self.parts(entry).0.iter().any(|pod| pod.is_deleting());
-                let soon = if ripens(&instance, now) {
-                    Some(Duration::from_secs(1))
-                } else {
-                    // One that does not end in time is lost; nothing else tells.
-                    terminating.then_some(Duration::from_secs(10))
-                };
+                // One that does not end in time is lost; nothing else tells.
+                let lost = terminating.then_some(Duration::from_secs(10));
+                let soon = [ripens_in(&instance, now), lost].into_iter().flatten().min();
                 (print, soon.map(|soon| Instant::now() + soon))
             }
             None => (0, None),
@@ -520,11 +521,27 @@ impl Subscriber {
     }
 }
 
-/// True when the status would be another one a little later, with nothing else changed.
-fn ripens(instance: &Instance, now: Timestamp) -> bool {
+/// When to look again at an instance whose status would be another one later, with nothing else changed. Time counts
+/// from the start of a process and from its end.
+fn ripens_in(instance: &Instance, now: Timestamp) -> Option<Duration> {
+    let units = instance.facts.units.iter();
+    let moments = units.flat_map(|unit| [unit.started_at, unit.last_exit.as_ref().and_then(|exit| exit.at)]);
+    let mut seconds: Vec<i64> = moments
+        .flatten()
+        .flat_map(|at| [SETTLED_AFTER_SECONDS, FORGIVEN_AFTER_SECONDS].map(|after| at.as_second() + after))
+        .filter(|second| *second > now.as_second())
+        .collect();
+    seconds.sort_unstable();
     let mut later = instance.facts.clone();
-    later.observed_at = now + jiff::SignedDuration::from_secs(SETTLED_AFTER_SECONDS + 1);
-    derive(&later).0 != instance.status
+    let at = seconds.into_iter().find_map(|second| {
+        later.observed_at = Timestamp::from_second(second).ok()?;
+        let (status, cause) = derive(&later);
+        let changes = status != instance.status || cause.is_some() != instance.cause.is_some();
+        changes.then_some(later.observed_at)
+    })?;
+    let wait = Duration::try_from(at.duration_since(now)).ok()?;
+    // Not in one go: the time of day may be set meanwhile.
+    Some(wait.clamp(Duration::from_millis(100), LONGEST_WAIT))
 }
 
 fn number(object: &impl View) -> u64 {

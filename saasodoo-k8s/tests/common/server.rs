@@ -30,6 +30,11 @@ impl Seen {
     pub(crate) fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
+
+    /// Asked only what would be done.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.query.get("dryRun").is_some_and(|dry| dry == "All")
+    }
 }
 
 #[derive(Clone, Default)]
@@ -51,6 +56,10 @@ struct State {
     rounds: usize,
     in_rounds: bool,
     refuse: Option<(String, u16, Value)>,
+    /// The cache shows no pods, whatever there is.
+    blind: bool,
+    /// The continue token that the server has forgotten, once.
+    forgotten: Option<String>,
     /// The next request whose line begins so is carried out, and its answer is lost.
     lose: Option<String>,
     /// The request with this number, from 1, is never answered; before or after it is carried out.
@@ -161,6 +170,16 @@ impl Server {
     /// Refuses requests whose line begins so.
     pub(crate) fn refuse(&self, line: &str, code: u16, body: Value) {
         self.state().refuse = Some((line.to_owned(), code, body));
+    }
+
+    /// From now on the cache shows no pods; whoever asks for the truth gets it.
+    pub(crate) fn blind(&self) {
+        self.state().blind = true;
+    }
+
+    /// Forgets where lists were that go on at this object; the next ask finds out.
+    pub(crate) fn forget(&self, token: &str) {
+        self.state().forgotten = Some(token.to_owned());
     }
 
     /// Answers everything again.
@@ -317,9 +336,14 @@ impl State {
         }
         let collection = COLLECTIONS.iter().find(|collection| seen.path == **collection);
         if let Some(collection) = collection {
+            let token = seen.query.get("continue");
+            if token.is_some() && self.forgotten.take_if(|forgotten| Some(&*forgotten) == token).is_some() {
+                let message = "The provided continue parameter is too old to display a consistent list result";
+                return (410, status(410, "Expired", message, ""));
+            }
             return match seen.method.as_str() {
                 "GET" => (200, self.page(collection, &seen.query)),
-                "POST" => self.create(collection, &seen.body),
+                "POST" => self.create(collection, &seen.body, seen.is_dry()),
                 _ => self.surprise(seen),
             };
         }
@@ -348,6 +372,9 @@ impl State {
                 }
                 let strategic = seen.content_type == "application/strategic-merge-patch+json";
                 let merged = merge(object, &seen.body, strategic);
+                if seen.is_dry() {
+                    return (200, merged);
+                }
                 (200, self.store(collection, name, merged))
             }
             "DELETE" => {
@@ -370,7 +397,7 @@ impl State {
         (500, status(500, "InternalError", "unexpected", ""))
     }
 
-    fn create(&mut self, collection: &str, body: &Value) -> (u16, Value) {
+    fn create(&mut self, collection: &str, body: &Value, dry: bool) -> (u16, Value) {
         let name = body["metadata"]["name"].as_str().expect("a name").to_owned();
         if self
             .objects
@@ -381,6 +408,9 @@ impl State {
                 409,
                 status(409, "AlreadyExists", &format!("{name} already exists"), &name),
             );
+        }
+        if dry {
+            return (201, body.clone());
         }
         (201, self.store(collection, &name, body.clone()))
     }
@@ -405,6 +435,7 @@ impl State {
             .into_iter()
             .flat_map(BTreeMap::values)
             .filter(|o| fits(o, selector))
+            .filter(|_| !(self.blind && collection == PODS && query.contains_key("resourceVersion")))
             .collect();
         let limit: usize = query
             .get("limit")

@@ -171,7 +171,7 @@ impl State {
         if self.store.get(&key).is_some() {
             return Err(Refusal::exists(resource, &name));
         }
-        if !asked.text("dryRun").is_empty() {
+        if asked.is_dry()? {
             return Ok((201, object));
         }
         let object = self.write(&key, object);
@@ -217,7 +217,7 @@ impl State {
             }
         }
         self.admit_change(key, present, &mut object)?;
-        if !asked.text("dryRun").is_empty() {
+        if asked.is_dry()? {
             return Ok((200, object));
         }
         let object = self.write(key, object);
@@ -240,6 +240,9 @@ impl State {
         let version = text(&options, "/preconditions/resourceVersion");
         if !version.is_empty() && version != text(present, "/metadata/resourceVersion") {
             return Err(Refusal::modified(key.resource, &key.name));
+        }
+        if asked.is_dry()? || options["dryRun"].as_array().is_some_and(|stages| !stages.is_empty()) {
+            return Ok((200, (**present).clone()));
         }
         let policy = match text(&options, "/propagationPolicy") {
             "" => asked.text("propagationPolicy"),

@@ -44,6 +44,17 @@ impl Asked {
         }
     }
 
+    /// True when only the answer is wanted. All stages are run then; no other word is known.
+    pub(super) fn is_dry(&self) -> Result<bool, Refusal> {
+        match self.text("dryRun") {
+            "" => Ok(false),
+            "All" => Ok(true),
+            other => Err(Refusal::bad(format!(
+                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
+            ))),
+        }
+    }
+
     /// Streams, which run in the background.
     pub(super) fn is_stream(&self) -> bool {
         self.flag("watch") || matches!(self.target, Target::Log(..))

@@ -203,6 +203,30 @@ async fn versions_are_global_and_preconditions_hold() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dry_run_refuses_what_the_real_one_would_and_does_nothing() {
+    let fake = FakeKubernetes::new();
+    let first = fake.post(MAPS, config_map("a", "x")).await;
+    let path = format!("{MAPS}/a");
+    let (dry_all, dry_one) = (format!("{MAPS}?dryRun=All"), format!("{path}?dryRun=All"));
+    assert_eq!(fake.ask("POST", &dry_all, "", config_map("b", "x")).await.0, 201);
+    assert_eq!(fake.ask("POST", &dry_all, "", config_map("a", "x")).await.0, 409);
+    let (code, changed) = fake.patch(&dry_one, json!({"data": {"a": "2"}})).await;
+    assert_eq!((code, &changed["data"]["a"]), (200, &json!("2")));
+    let stale = json!({"metadata": {"resourceVersion": "1"}, "data": {"a": "2"}});
+    assert_eq!(fake.patch(&dry_one, stale).await.0, 409);
+    assert_eq!(fake.delete(&dry_one, Value::Null).await.0, 200);
+    assert_eq!(fake.delete(&path, json!({"dryRun": ["All"]})).await.0, 200);
+    let (code, _) = fake
+        .patch(&format!("{path}?dryRun=Some"), json!({"data": {"a": "2"}}))
+        .await;
+    assert_eq!(code, 400);
+    assert_eq!(fake.get(MAPS).await["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(fake.get(&path).await, first);
+    let later = fake.post(MAPS, config_map("c", "x")).await;
+    assert_eq!(version(&later), version(&first) + 1, "no version was used");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_generation_counts_spec_and_annotations() {
     let fake = FakeKubernetes::new();
     let mut stopped = deployment("d", json!([]));
