@@ -305,8 +305,9 @@ async fn a_last_line_with_a_hole_is_dropped_and_one_before_it_is_not() {
     let starts: Vec<usize> = std::iter::once(0)
         .chain((0..whole.len() - 1).filter(|at| whole[*at] == b'\n').map(|at| at + 1))
         .collect();
-    for (hole, byte) in [(3, 0), (30, 0), (60, b'0'), (90, b' ')] {
+    for (hole, byte) in [(3, 0), (30, 0), (60, b'_'), (90, b'\t')] {
         let mut torn = whole.clone();
+        assert_ne!(torn[starts[4] + hole], byte, "no hole");
         torn[starts[4] + hole] = byte;
         std::fs::write(scratch.file(), &torn).expect("torn");
         let journal = FileJournal::open(scratch.file()).expect("opened");
