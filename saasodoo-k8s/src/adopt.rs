@@ -211,10 +211,15 @@ pub(crate) struct Adoptable {
 }
 
 impl Adoptable {
-    /// What the claim says about a directory that it leads to.
-    pub(crate) fn directory_record(&self) -> Option<&str> {
-        let record = self.claim.as_ref()?.annotation(DATA)?;
-        directory_of(record).map(|_| record)
+    /// What a Deployment on this data says about it. A claim that leads to a directory goes on saying so: it is nobody's
+    /// to delete.
+    pub(crate) fn record(&self, data: &Data) -> String {
+        if let Data::Directory(path) = data {
+            return directory_record(path);
+        }
+        let claimed = self.claim.as_ref().and_then(|claim| claim.annotation(DATA));
+        let directory = claimed.filter(|record| directory_of(record).is_some());
+        directory.unwrap_or("retained").to_owned()
     }
 }
 

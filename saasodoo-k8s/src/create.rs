@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::adopt::{check_retained, in_use};
 use crate::backend::Inner;
-use crate::convert::{Blueprint, Owner, directory_record, secrets};
+use crate::convert::{Blueprint, Owner, secrets};
 use crate::error::unexpected;
 use crate::ledger::{Ledger, Posted};
 use crate::names::{DATA, FULL_ID, HOSTS, MANAGED_BY, claim_name, host_label, id_of};
@@ -98,11 +98,7 @@ impl Inner {
         let mut writers = Vec::new();
         if *data != Data::New {
             let found = self.adoptable(spec, data, &blueprint.claim).await?;
-            blueprint.data = match data {
-                Data::Directory(path) => directory_record(path),
-                // A claim that leads to a directory goes on saying so: it is nobody's to delete.
-                _ => found.directory_record().unwrap_or("retained").to_owned(),
-            };
+            blueprint.data = found.record(data);
             writers = found.writers;
             match found.claim {
                 Some(claim) => {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::adopt::{check_retained, in_use};
 use crate::backend::Inner;
 use crate::change::{checked, refuse_deleting};
-use crate::convert::{Blueprint, directory_record};
+use crate::convert::Blueprint;
 use crate::create::{Data, check_owner, data_conflict, host_conflict, no_data, remade, storage_missing};
 use crate::delete::data_is_kept;
 use crate::names::claim_name;
@@ -134,10 +134,7 @@ impl Inner {
                 if !found.writers.is_empty() {
                     return Err(in_use(&found.writers));
                 }
-                record = match &data {
-                    Data::Directory(path) => directory_record(path),
-                    _ => found.directory_record().unwrap_or("retained").to_owned(),
-                };
+                record = found.record(&data);
                 found.claim
             }
         };

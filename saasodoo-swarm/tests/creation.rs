@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use common::recorder::{Recorder, Reply, Request};
 use saasodoo_core::{
     CreateOptions, DataPolicy, DatabaseEndpoint, DeleteOptions, EnsureOutcome, ErrorKind, InstanceId,
-    InstanceOrchestrator, InstanceSpec, InstanceStatus, Operation, Retry,
+    InstanceOrchestrator, InstanceSpec, InstanceStatus, Operation, PurgeToken, Retry,
 };
 use saasodoo_swarm::{Credentials, DockerHost, QuotaPolicy, SwarmOrchestrator};
 use serde_json::{Value, json};
@@ -435,17 +435,22 @@ async fn a_deletion_waits_as_long_as_the_instance_may_take_to_stop() {
     );
 }
 
+/// An instance with a file in its data, and what it takes to purge it.
+async fn purgeable(swarm: &SwarmOrchestrator, root: &Path) -> (InstanceSpec, PathBuf, PurgeToken) {
+    let spec = spec();
+    swarm.create(&spec, CreateOptions::new()).await.expect("created");
+    let data = root.join(format!("odoo_data_acme_{}", spec.id.short()));
+    std::fs::write(data.join("precious"), "x").expect("a file");
+    let plan = swarm.plan(&Operation::Purge(spec.id)).await.expect("a plan");
+    (spec, data, plan.purge_token.expect("a token"))
+}
+
 #[tokio::test]
 async fn a_purge_looks_for_users_of_the_data_once_more() {
     let root = tempfile::tempdir().expect("a root");
     let (recorder, daemon) = serve(Daemon::default());
     let swarm = orchestrator(&recorder, root.path());
-    let spec = spec();
-    swarm.create(&spec, CreateOptions::new()).await.expect("created");
-    let data = root.path().join(format!("odoo_data_acme_{}", spec.id.short()));
-    std::fs::write(data.join("precious"), "x").expect("a file");
-    let plan = swarm.plan(&Operation::Purge(spec.id)).await.expect("a plan");
-    let token = plan.purge_token.expect("a token");
+    let (spec, data, token) = purgeable(&swarm, root.path()).await;
     // Somebody mounts the directory when the service is gone.
     let source = data.clone();
     daemon.lock().expect("no panic").odd = Some(Box::new(move |daemon, request| {
@@ -473,14 +478,9 @@ async fn the_data_of_another_instance_is_not_purged_with_the_one_that_mounts_it(
     let root = tempfile::tempdir().expect("a root");
     let (recorder, daemon) = serve(Daemon::default());
     let swarm = orchestrator(&recorder, root.path());
-    let spec = spec();
-    swarm.create(&spec, CreateOptions::new()).await.expect("created");
-    let data = root.path().join(format!("odoo_data_acme_{}", spec.id.short()));
-    let plan = swarm.plan(&Operation::Purge(spec.id)).await.expect("a plan");
-    let token = plan.purge_token.expect("a token");
+    let (spec, data, token) = purgeable(&swarm, root.path()).await;
     let owner = InstanceId::random().to_string();
     xattr::set(&data, "user.saasodoo.instance", owner.as_bytes()).expect("a mark");
-    std::fs::write(data.join("precious"), "x").expect("a file");
     for error in [
         swarm.plan(&Operation::Purge(spec.id)).await.map(drop),
         swarm.delete(spec.id, DeleteOptions::purge(token)).await.map(drop),

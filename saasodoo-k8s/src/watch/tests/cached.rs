@@ -65,14 +65,11 @@ async fn two_deployments_of_one_short_id_are_not_mixed_up() {
     let api = FakeApi::new();
     api.deployment(1, 0);
     api.claim(1, "1Gi");
-    api.put(
-        "deployments",
-        "odoo-other-00000001",
-        json!({
-            "metadata": {"labels": {"app": "odoo", "managed-by": "saasodoo", "instance-id": "00000001"}},
-            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "odoo", "instance-id": "00000001"}}}
-        }),
-    );
+    let of_the_guide = json!({
+        "metadata": {"labels": {"app": "odoo", "managed-by": "saasodoo", "instance-id": "00000001"}},
+        "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "odoo", "instance-id": "00000001"}}}
+    });
+    api.put("deployments", "odoo-other-00000001", of_the_guide.clone());
     let cache = cache(&api);
     let mut events = cache.watch(InstanceFilter::all());
     assert_eq!(until_synced(&mut events).await.len(), 2);
@@ -83,14 +80,7 @@ async fn two_deployments_of_one_short_id_are_not_mixed_up() {
             .is_some_and(|i| i.id.is_legacy()),
         "as is the exact label"
     );
-    api.put(
-        "deployments",
-        "odoo-third-00000001",
-        json!({
-            "metadata": {"labels": {"app": "odoo", "managed-by": "saasodoo", "instance-id": "00000001"}},
-            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "odoo", "instance-id": "00000001"}}}
-        }),
-    );
+    api.put("deployments", "odoo-third-00000001", of_the_guide);
     next(&mut events).await;
     assert!(
         cache.cached("00000001".parse().expect("short")).is_none(),
