@@ -332,8 +332,8 @@ async fn a_wave_that_is_killed_three_times_ends_well() {
 
 /// How many tenants are moved at once, and restarted at once.
 const AT_ONCE: u32 = 4;
-/// How often. A node that is late with a mount waits ten seconds before it tries again, for a move as for a restart: a few
-/// measurements say little.
+/// How often. The kubelet asks for readiness, and takes an ended pod away, in rounds of ten seconds, for a move as for a
+/// restart: a few measurements say little.
 const ROUNDS: u32 = 3;
 
 fn median<T: Ord + Copy>(mut of: Vec<T>) -> T {

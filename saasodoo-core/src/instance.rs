@@ -237,6 +237,18 @@ pub enum StorageState {
     Missing,
 }
 
+impl fmt::Display for StorageState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotObserved => "not observed",
+            Self::Ready => "ready",
+            Self::Pending => "pending",
+            Self::Growing => "growing",
+            Self::Missing => "missing",
+        })
+    }
+}
+
 /// Where an observation comes from and how old it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

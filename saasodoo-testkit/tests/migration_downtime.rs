@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use saasodoo_core::migration::{Clock, Control, Force, KnownSecrets, Migrator, Step};
-use saasodoo_core::{BackendKind, CreateOptions, InstanceOrchestrator};
+use saasodoo_core::{BackendKind, CreateOptions, ErrorKind, InstanceOrchestrator, InstanceOrchestratorExt};
+use saasodoo_core::{InstanceStatus, OperationKind};
+use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
-use saasodoo_testkit::memory::MemoryOrchestrator;
+use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, Trouble};
 
 const ROOT: &str = "/mnt/cephfs/odoo_instances";
 
@@ -40,4 +42,78 @@ async fn little_is_added_to_the_downtime() {
     let added = record.downtime(migrator.now()) - Duration::from_secs(3 + 8);
     assert!(added < Duration::from_millis(2500), "{added:?}");
     assert_eq!(old.violations(), []);
+}
+
+/// A pod whose claim is not bound is not scheduled. A controller that is late with the binding costs the tenant nothing.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_stopped_before_the_storage_of_the_target_is_ready() {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let (id, new) = (scenario.specs[0].id, scenario.new.clone());
+    new.cause(id, Trouble::StoragePending);
+    let migrator = scenario.migrator().build();
+    let control = Control::new();
+    let (moved, ()) = tokio::join!(migrator.migrate(id, Force::none(), &control), async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
+        assert_eq!(new.status(id).await.expect("made"), InstanceStatus::Paused);
+        new.clear(id);
+    });
+    let record = moved.expect("moved");
+    assert_eq!(record.step, Step::Committed);
+    let downtime = record.downtime(migrator.now());
+    assert!(downtime < Duration::from_secs(10), "{downtime:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn storage_that_does_not_become_ready_takes_nobody_down() {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let id = scenario.specs[0].id;
+    scenario.new.cause(id, Trouble::StoragePending);
+    let migrator = scenario.migrator().build();
+    let record = migrator
+        .migrate(id, Force::none(), &Control::new())
+        .await
+        .expect("back");
+    assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 0));
+    let failure = record.failure.expect("a reason");
+    assert_eq!((failure.step, failure.kind), (Step::HoldTarget, ErrorKind::Timeout));
+    assert!(failure.message.contains("storage is pending"), "{}", failure.message);
+    assert!(!scenario.new.exists(id).await.expect("read"));
+    assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
+}
+
+/// Storage that was ready when the target was held, and is not when the source is to be stopped.
+#[tokio::test(start_paused = true)]
+async fn storage_that_is_lost_before_the_stop_takes_nobody_down() {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let (id, new) = (scenario.specs[0].id, scenario.new.clone());
+    let migrator = scenario.migrator().build();
+    let mut progress = migrator.progress();
+    let losing = tokio::spawn(async move {
+        use futures::StreamExt;
+        let stopping = saasodoo_core::migration::Event::StepBegan { step: Step::StopSource };
+        while let Some(progress) = progress.next().await {
+            if progress.event == stopping {
+                // Seen by the look that follows.
+                new.cause(id, Trouble::StoragePending);
+                return;
+            }
+        }
+    });
+    // The look waits for a moment, so that the other task runs.
+    scenario.new.plan_faults((1..100).fold(FaultPlan::new(), |plan, nth| {
+        plan.on(OperationKind::Get, nth, Fault::Delay(Duration::from_millis(10)))
+    }));
+    let record = migrator
+        .migrate(id, Force::none(), &Control::new())
+        .await
+        .expect("back");
+    losing.await.expect("the trouble was made");
+    assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 0));
+    let failure = record.failure.expect("a reason");
+    assert_eq!(
+        (failure.step, failure.kind),
+        (Step::StopSource, ErrorKind::StorageMissing)
+    );
+    assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
 }

@@ -37,6 +37,9 @@ pub struct MigrationConfig {
     pub poll_down: Duration,
     /// Seeing the last unit of a side end; an instance that may take longer to stop has its grace and 30 s. Default: 180 s.
     pub stop: Duration,
+    /// Seeing the target's storage ready, while the tenant is still up. Kubernetes tries a binding that failed again after
+    /// 15 s. Default: 120 s.
+    pub storage: Duration,
     /// Seeing a side ready. Default: 420 s, as the system in production allows.
     pub ready: Duration,
     /// The probe, all attempts together. Default: 60 s.
@@ -65,6 +68,7 @@ impl Default for MigrationConfig {
             poll: Duration::from_millis(500),
             poll_down: Duration::from_millis(200),
             stop: Duration::from_secs(180),
+            storage: Duration::from_secs(120),
             ready: Duration::from_secs(420),
             probe: Duration::from_secs(60),
             probe_attempt: Duration::from_secs(10),

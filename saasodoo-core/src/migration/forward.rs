@@ -11,7 +11,7 @@ use super::{Event, Inventory, Mutation, Side, Tenancy};
 use crate::dual::{Comparator, FieldVerdict};
 use crate::{
     Cause, CreateOptions, DataPolicy, EnsureOutcome, ErrorKind, HealthState, Hold, Instance, InstanceSpec,
-    InstanceStatus, Operation, Power, Result,
+    InstanceStatus, Operation, Power, Result, StorageState,
 };
 
 /// So many bad looks in a row, and it is no blip.
@@ -160,7 +160,7 @@ impl Run<'_> {
             }
             // Only what a resume takes away again.
             if instance.facts.hold == Some(Hold::Suspended) {
-                return Ok("held".to_owned());
+                return self.await_storage(*instance).await;
             }
             match self.power(Side::Target, Power::Suspend).await? {
                 Ok(_) => {}
@@ -171,6 +171,30 @@ impl Run<'_> {
         }
     }
 
+    /// While the tenant is still up: a pod whose claim is not bound is not scheduled, and binding is work of a controller
+    /// that tries again after 15 s when two of its workers got in each other's way.
+    async fn await_storage(&mut self, mut target: Instance) -> StepResult {
+        let began = Instant::now();
+        while !has_storage(&target) {
+            if began.elapsed() >= self.m.config.storage {
+                let what = format!("the target's storage is {}", target.storage.state);
+                return Err(Stop::Fail(self.error(ErrorKind::Timeout, what).with_advice(
+                    "the tenant was not stopped; see why the claim is not bound to its volume, and retry",
+                )));
+            }
+            self.rest().await;
+            target = *self.look_present(Side::Target).await?;
+            self.must_not_be_held(Side::Target, &target)?;
+            if target.facts.desired > 0 || target.facts.hold.is_none() {
+                return Err(Stop::Fail(self.interference(Side::Target, "has opened the instance")));
+            }
+        }
+        Ok(match began.elapsed().as_secs() {
+            0 => "held, and its storage is ready".to_owned(),
+            seconds => format!("held, and its storage was ready after {seconds} s"),
+        })
+    }
+
     pub(super) async fn stop_source(&mut self) -> StepResult {
         // While the tenant is still up: a late suspension would hit the target once it runs.
         self.wait_out(&[(Side::Target, Mutation::Suspend)]).await?;
@@ -179,6 +203,10 @@ impl Run<'_> {
         self.must_not_be_held(Side::Target, &target)?;
         if target.facts.desired > 0 || target.facts.hold.is_none() {
             return Err(Stop::Fail(self.interference(Side::Target, "has opened the instance")));
+        }
+        if !self.record.source_touched && !has_storage(&target) {
+            let what = format!("the target's storage was ready and is {} now", target.storage.state);
+            return Err(Stop::Fail(self.error(ErrorKind::StorageMissing, what)));
         }
         // Before the last look, so that what was changed until now is seen.
         self.announce_stop(Side::Source).await?;
@@ -444,6 +472,11 @@ pub(super) async fn bounded<T>(budget: Duration, call: impl Future<Output = Resu
             format!("no answer within {budget:?}"),
         ))
     })
+}
+
+/// What is not observed is no reason to wait: not every platform tells.
+fn has_storage(target: &Instance) -> bool {
+    !matches!(target.storage.state, StorageState::Pending | StorageState::Missing)
 }
 
 /// Created stopped on the data that the source stands on.

@@ -22,7 +22,7 @@ pub enum Step {
     Plan,
     /// Creates the instance on the target, stopped, on the same data.
     CreateTarget,
-    /// Suspends it there, so that nobody starts it by accident.
+    /// Suspends it there, so that nobody starts it by accident, and sees its storage ready.
     HoldTarget,
     /// Suspends the source and sees its last unit end.
     StopSource,

@@ -3,8 +3,8 @@
 use futures::StreamExt;
 use saasodoo_core::{
     Bytes, Capability, Cause, CreateOptions, DataPolicy, DeleteOptions, EnsureOutcome, ErrorKind, HealthState,
-    InstanceChange, InstanceId, InstanceOrchestratorExt, InstanceSpec, InstanceStatus, LogOptions, Operation,
-    OperationKind, Source, UpdateOptions,
+    Instance, InstanceChange, InstanceId, InstanceOrchestratorExt, InstanceSpec, InstanceStatus, LogOptions, Operation,
+    OperationKind, Source, StorageState, UpdateOptions,
 };
 
 use super::clause::{clause, ensure};
@@ -50,7 +50,7 @@ pub(super) const CLAUSES: &[Clause] = &[
     clause!(
         "capabilities.adopt_directory",
         adopt_directory,
-        "on: a directory is adopted, and survives a purge; off: Unsupported"
+        "on: a directory is adopted, ready before the first start, and survives a purge; off: Unsupported"
     ),
     clause!(
         "capabilities.previous_logs",
@@ -234,7 +234,17 @@ async fn adopt_directory(ctx: &Ctx) -> Verdict {
     let path = ctx.directory().await?;
     let spec = ctx.spec();
     let options = CreateOptions::new().with_data(DataPolicy::AdoptDirectory(path.clone()));
-    ctx.create_as(&spec, options, EnsureOutcome::Adopted).await?;
+    ctx.create_as(&spec, options.stopped(), EnsureOutcome::Adopted).await?;
+    // A migration stops the source only then.
+    let ready = |instance: &Instance| matches!(instance.storage.state, StorageState::Ready | StorageState::Growing);
+    ctx.until(
+        spec.id,
+        "storage that is ready while it is stopped",
+        ctx.budgets().start,
+        ready,
+    )
+    .await?;
+    ctx.orchestrator().start(spec.id).await?;
     ctx.until_running(spec.id).await?;
     let location = ctx.location(spec.id).await?;
     ctx.marked(&location, "adopt me").await?;
