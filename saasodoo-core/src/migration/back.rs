@@ -291,9 +291,17 @@ impl Run<'_> {
             (Side::Target, Mutation::Start),
         ])
         .await?;
-        let ours = self.record.target_ours.unwrap_or(self.record.create_tried);
+        let ours = match self.record.target_ours {
+            Some(ours) => ours,
+            None if !self.record.create_tried => false,
+            // The answer was lost, or the process died before it came.
+            None => match self.look(Side::Target).await? {
+                Presence::Present(target) => self.is_marked(&target)?,
+                Presence::Absent => false,
+            },
+        };
         if !ours {
-            return Ok("this migration made nothing there".to_owned());
+            return Ok("nothing that this migration has made is there".to_owned());
         }
         self.remove(Side::Target).await?;
         Ok("removed; the data stays".to_owned())

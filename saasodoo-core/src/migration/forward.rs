@@ -5,13 +5,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::Control;
+use super::journal_objects::made_by;
 use super::preflight;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Inventory, Mutation, Side, Tenancy};
 use crate::dual::{Comparator, FieldVerdict};
 use crate::{
-    Cause, CreateOptions, DataPolicy, EnsureOutcome, ErrorKind, HealthState, Hold, Instance, InstanceSpec,
-    InstanceStatus, Operation, Power, Result, StorageState,
+    Cause, CreateOptions, DataPolicy, ErrorKind, HealthState, Hold, Instance, InstanceChange, InstanceSpec,
+    InstanceStatus, Operation, Power, Result, StorageState, UpdateOptions,
 };
 
 /// So many bad looks in a row, and it is no blip.
@@ -75,11 +76,10 @@ impl Run<'_> {
         // Of the migration before this one: it would hit what is made now.
         self.wait_out(&[(Side::Target, Mutation::Delete)]).await?;
         let deadline = Instant::now() + self.m.config.retry;
-        // What an earlier attempt of this migration may have left: the preflight saw that nothing was there.
-        let mut tried = self.record.create_tried;
+        let mut created = false;
         loop {
             match self.look(Side::Target).await? {
-                Presence::Present(instance) => return self.take_target(&inventory, &instance, tried).await,
+                Presence::Present(instance) => return self.take_target(&inventory, &instance).await,
                 Presence::Absent if self.record.target_ours.is_some() => {
                     return Err(Stop::Fail(self.interference(Side::Target, "has deleted the instance")));
                 }
@@ -91,7 +91,7 @@ impl Run<'_> {
                         .await?;
                     continue;
                 }
-                spec => spec?,
+                spec => self.marked(spec?)?,
             };
             let options = adopt(&inventory);
             let answer = self
@@ -100,35 +100,41 @@ impl Run<'_> {
                 })
                 .await?;
             match answer {
-                Ok(ensured) if ensured.outcome == EnsureOutcome::Unchanged && !tried => {
-                    self.log(Event::TargetCreated { ours: false }).await?;
-                    return Err(Stop::Fail(self.interference(Side::Target, "has created the instance")));
+                Ok(_) if !created => created = true,
+                // Somebody deletes it.
+                Ok(_) => {
+                    self.breathe(deadline, "the target does not show what it has created")
+                        .await?
                 }
-                Ok(_) => tried = true,
                 Err(error) if may_pass(&error) && Instant::now() < deadline => {
-                    tried = true;
                     tokio::time::sleep(self.m.config.poll).await;
                 }
-                Err(error) => {
-                    if error.kind() == ErrorKind::Conflict && !tried {
-                        self.log(Event::TargetCreated { ours: false }).await?;
-                    }
-                    return Err(Stop::Fail(error));
-                }
+                Err(error) => return Err(Stop::Fail(error)),
             }
         }
     }
 
-    async fn take_target(&mut self, inventory: &Inventory, instance: &Instance, tried: bool) -> StepResult {
+    fn marked(&self, mut spec: InstanceSpec) -> StepResult<InstanceSpec> {
+        let (key, value) = made_by(self.record.run)?;
+        spec.labels.insert(key, value);
+        Ok(spec)
+    }
+
+    /// True for objects that this migration has created and has not taken the mark off yet.
+    pub(super) fn is_marked(&self, instance: &Instance) -> StepResult<bool> {
+        let (key, value) = made_by(self.record.run)?;
+        Ok(instance.spec.labels.get(&key) == Some(&value))
+    }
+
+    async fn take_target(&mut self, inventory: &Inventory, instance: &Instance) -> StepResult {
         let mut ours = self.record.target_ours;
         if ours.is_none() {
-            let copy = self.m.config.use_mirrored_copy && !tried;
-            if !tried && !copy {
-                self.log(Event::TargetCreated { ours: false }).await?;
+            let marked = self.is_marked(instance)?;
+            self.log(Event::TargetCreated { ours: marked }).await?;
+            if !marked && !self.m.config.use_mirrored_copy {
                 return Err(Stop::Fail(self.interference(Side::Target, "has created the instance")));
             }
-            self.log(Event::TargetCreated { ours: tried }).await?;
-            ours = Some(tried);
+            ours = Some(marked);
         }
         if instance.facts.desired > 0 {
             return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
@@ -158,6 +164,11 @@ impl Run<'_> {
             if instance.facts.desired > 0 {
                 return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
             }
+            // Not in the spec of the tenant, with which a service may create it again.
+            if self.is_marked(&instance)? {
+                self.unmark(deadline).await?;
+                continue;
+            }
             // Only what a resume takes away again.
             if instance.facts.hold == Some(Hold::Suspended) {
                 return self.await_storage(*instance).await;
@@ -168,6 +179,24 @@ impl Run<'_> {
                 Err(error) => return Err(Stop::Fail(error)),
             }
             self.breathe(deadline, "the target is not held yet").await?;
+        }
+    }
+
+    async fn unmark(&mut self, deadline: Instant) -> StepResult<()> {
+        let (key, _) = made_by(self.record.run)?;
+        let change = InstanceChange::new().unset_label(key);
+        let answer = self
+            .mutate(Side::Target, Mutation::Unmark, |o, id| async move {
+                o.update(id, &change, UpdateOptions::new()).await
+            })
+            .await?;
+        match answer {
+            Ok(_) => self.in_time(deadline, "the target keeps the mark of its creation"),
+            Err(error) if may_pass(&error) => {
+                self.breathe(deadline, &format!("the mark of its creation stays: {error}"))
+                    .await
+            }
+            Err(error) => Err(Stop::Fail(error)),
         }
     }
 
@@ -196,8 +225,9 @@ impl Run<'_> {
     }
 
     pub(super) async fn stop_source(&mut self) -> StepResult {
-        // While the tenant is still up: a late suspension would hit the target once it runs.
-        self.wait_out(&[(Side::Target, Mutation::Suspend)]).await?;
+        // While the tenant is still up: a late change would hit the target once it runs.
+        self.wait_out(&[(Side::Target, Mutation::Suspend), (Side::Target, Mutation::Unmark)])
+            .await?;
         let target = self.look_present(Side::Target).await?;
         // While the tenant is still up, if it is: the target could not be started.
         self.must_not_be_held(Side::Target, &target)?;

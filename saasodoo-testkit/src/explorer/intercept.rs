@@ -550,7 +550,9 @@ impl Journal for SeenJournal {
             let unseen = self.stage.unseen_deed(Side::Target).is_some();
             let image = |instance: Option<Instance>| instance.map(|instance| instance.spec.image);
             let on_source = image(self.stage.observe(Side::Source).await);
-            let differs = on_source != image(self.stage.observe(Side::Target).await);
+            // What was changed on a target that is deleted went with it, as the operator who accepts that knows.
+            let on_target = image(self.stage.observe(Side::Target).await);
+            let differs = on_target.is_some() && on_source != on_target;
             let mut state = self.stage.state();
             if state.changed && differs && !state.lose_changes && !unseen {
                 state

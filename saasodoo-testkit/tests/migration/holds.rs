@@ -6,18 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use saasodoo_core::migration::{Control, Event, Force, MigrationConfig, Migrator, RouteSwitch, Side, Step};
+use saasodoo_core::migration::{Control, Event, Force, Migrator, RouteSwitch, Side, Step};
 use saasodoo_core::{
     ErrorKind, Hold, Instance, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt, InstanceStatus, Power, Result,
 };
 use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::memory::MemoryOrchestrator;
 
-fn quick() -> MigrationConfig {
-    let mut config = MigrationConfig::default();
-    config.bake = Duration::from_secs(10);
-    config
-}
+use super::quick;
 
 async fn hold(memory: &MemoryOrchestrator, id: InstanceId) -> Option<Hold> {
     memory.get(id).await.expect("there").facts.hold

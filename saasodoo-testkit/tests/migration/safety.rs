@@ -6,44 +6,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use saasodoo_core::migration::{
-    Clock, Control, DataLocator, Event, Force, KnownSecrets, MemoryJournal, MigrationConfig, Migrator, Mutation,
-    ObjectJournal, RootedData, RouteSwitch, Side, Step, Wave, WaveOptions,
+    Clock, Control, DataLocator, Event, Force, KnownSecrets, MemoryJournal, Migrator, Mutation, RootedData,
+    RouteSwitch, Side, Step, Wave, WaveOptions,
 };
 use saasodoo_core::{
-    CreateOptions, ErrorKind, Instance, InstanceChange, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec,
-    InstanceStatus, OperationKind, Power, Result, StorageLocation, UpdateOptions,
+    CreateOptions, ErrorKind, Instance, InstanceChange, InstanceOrchestrator, InstanceOrchestratorExt, InstanceStatus,
+    OperationKind, Power, Result, StorageLocation, UpdateOptions,
 };
 use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
 use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, Trouble};
 
-const ROOT: &str = "/mnt/cephfs/odoo_instances";
-
-async fn one() -> (Scenario, InstanceSpec, StorageLocation) {
-    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
-    let spec = scenario.specs[0].clone();
-    let instance = scenario.old.get(spec.id).await.expect("there");
-    let location = instance.storage.location.expect("a location");
-    scenario.old.write_file(&location, "before", "1").expect("written");
-    (scenario, spec, location)
-}
-
-async fn pass(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-}
-
-fn quick() -> MigrationConfig {
-    let mut config = MigrationConfig::default();
-    config.bake = Duration::from_secs(10);
-    config
-}
-
-fn on_objects(scenario: &Scenario) -> Migrator {
-    let side = |memory: &MemoryOrchestrator| Arc::new(memory.clone());
-    let locator = Arc::new(RootedData::under(ROOT));
-    let journal = ObjectJournal::new(side(&scenario.old), side(&scenario.new), locator);
-    scenario.migrator().config(quick()).journal(Arc::new(journal)).build()
-}
+use super::{ROOT, on_objects, one, pass, quick};
 
 /// What answers on another cluster or in another namespace is no proof that nothing runs.
 #[tokio::test(start_paused = true)]

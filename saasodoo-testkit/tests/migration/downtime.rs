@@ -10,7 +10,7 @@ use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
 use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, Trouble};
 
-const ROOT: &str = "/mnt/cephfs/odoo_instances";
+use super::ROOT;
 
 /// What the migration adds to the time that the platforms take: calls and looks, one after the other where the fence
 /// wants it, and no more of them than it wants.

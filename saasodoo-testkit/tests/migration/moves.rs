@@ -1,4 +1,4 @@
-//! Migrations between two platforms in memory that share their data.
+//! The way there, the way back, waves, and the journals.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,38 +9,18 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use saasodoo_core::dual::{DualRun, Policy};
 use saasodoo_core::migration::{
-    Clock, Control, Event, FileJournal, Force, Journal, KnownSecrets, MigrationConfig, Migrator, ObjectJournal, Probe,
-    Report, RootedData, RouteSwitch, SecretSource, Side, Step, Wave, WaveOptions,
+    Clock, Control, Event, FileJournal, Force, Journal, KnownSecrets, Migrator, Probe, Report, RootedData, RouteSwitch,
+    SecretSource, Side, Step, Wave, WaveOptions,
 };
 use saasodoo_core::{
     CreateOptions, Error, ErrorKind, Hold, Instance, InstanceChange, InstanceFilter, InstanceOrchestrator,
-    InstanceOrchestratorExt, InstanceSpec, InstanceStatus, OperationKind, Power, Result, StorageLocation, Unparsed,
-    UpdateOptions,
+    InstanceOrchestratorExt, InstanceSpec, InstanceStatus, OperationKind, Power, Result, Unparsed, UpdateOptions,
 };
 use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
 use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, Trouble};
 
-const ROOT: &str = "/mnt/cephfs/odoo_instances";
-
-async fn one() -> (Scenario, InstanceSpec, StorageLocation) {
-    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
-    let spec = scenario.specs[0].clone();
-    let instance = scenario.old.get(spec.id).await.expect("there");
-    let location = instance.storage.location.expect("a location");
-    scenario.old.write_file(&location, "before", "1").expect("written");
-    (scenario, spec, location)
-}
-
-async fn pass(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-}
-
-fn quick() -> MigrationConfig {
-    let mut config = MigrationConfig::default();
-    config.bake = Duration::from_secs(10);
-    config
-}
+use super::{ROOT, on_objects, one, pass, quick};
 
 #[tokio::test(start_paused = true)]
 async fn an_instance_moves_and_comes_back_with_its_data() {
@@ -54,6 +34,7 @@ async fn an_instance_moves_and_comes_back_with_its_data() {
     assert_eq!(record.step, Step::Committed);
     let after = new.get(spec.id).await.expect("there");
     assert_eq!((after.status, after.facts.hold), (InstanceStatus::Running, None));
+    assert_eq!(after.spec.labels, spec.labels, "the mark of its creation is gone");
     let kept = old.get(spec.id).await.expect("kept");
     assert_eq!(
         (kept.status, kept.facts.hold),
@@ -617,13 +598,6 @@ async fn a_wave_that_is_killed_goes_on_from_its_file() {
         assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Paused);
     }
     assert_eq!(scenario.old.violations(), []);
-}
-
-fn on_objects(scenario: &Scenario) -> Migrator {
-    let side = |memory: &MemoryOrchestrator| Arc::new(memory.clone());
-    let locator = Arc::new(RootedData::under(ROOT));
-    let journal = ObjectJournal::new(side(&scenario.old), side(&scenario.new), locator);
-    scenario.migrator().config(quick()).journal(Arc::new(journal)).build()
 }
 
 fn journal_labels(instance: &Instance) -> usize {

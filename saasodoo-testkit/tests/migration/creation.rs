@@ -1,0 +1,88 @@
+//! What is created on the target, by the migration and by others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use saasodoo_core::migration::{Control, Event, Force, MemoryJournal, Mutation, Step};
+use saasodoo_core::{
+    CreateOptions, DataPolicy, ErrorKind, InstanceOrchestrator, InstanceOrchestratorExt, InstanceStatus, OperationKind,
+};
+use saasodoo_testkit::memory::{Fault, FaultPlan};
+
+use super::{one, quick};
+
+/// What somebody else makes there while the answer to our own creation is lost is not ours, whatever it looks like.
+#[tokio::test(start_paused = true)]
+async fn what_others_create_while_an_answer_is_lost_is_not_taken_for_ours() {
+    let (scenario, spec, _) = one().await;
+    let (id, new) = (spec.id, scenario.new.clone());
+    let data = "odoo_data_tenant-1_00000001".parse().expect("a path");
+    let theirs = CreateOptions::new()
+        .with_data(DataPolicy::AdoptDirectory(data))
+        .stopped();
+    // Ours fails, and nobody knows how.
+    new.plan_faults(FaultPlan::new().on(OperationKind::Create, 1, Fault::Fail(ErrorKind::Timeout)));
+    let migrator = scenario.migrator().config(quick()).build();
+    let mut progress = migrator.progress();
+    let other = tokio::spawn(async move {
+        while let Some(progress) = progress.next().await {
+            if matches!(
+                progress.event,
+                Event::Intends {
+                    mutation: Mutation::Create,
+                    ..
+                }
+            ) {
+                return new.create(&spec, theirs).await.expect("made by somebody else");
+            }
+        }
+        panic!("never created")
+    });
+    let record = migrator
+        .migrate(id, Force::none(), &Control::new())
+        .await
+        .expect("back");
+    other.await.expect("made");
+    assert_eq!(
+        (record.step, record.target_ours, record.outages.len()),
+        (Step::RolledBack, Some(false), 0)
+    );
+    let failure = record.failure.expect("a reason");
+    assert!(
+        failure.message.contains("somebody else has created"),
+        "{}",
+        failure.message
+    );
+    assert!(scenario.new.exists(id).await.expect("read"), "theirs stays");
+    assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
+}
+
+/// The same with a process that dies after it has asked for the creation, and goes back when it is run again.
+#[tokio::test(start_paused = true)]
+async fn a_way_back_does_not_remove_what_others_created() {
+    for ours in [false, true] {
+        let (scenario, spec, _) = one().await;
+        let (id, new) = (spec.id, scenario.new.clone());
+        let data = "odoo_data_tenant-1_00000001".parse().expect("a path");
+        let theirs = CreateOptions::new()
+            .with_data(DataPolicy::AdoptDirectory(data))
+            .stopped();
+        // Made or not, no answer ever comes.
+        let fault = if ours { Fault::HangAfter } else { Fault::Hang };
+        new.plan_faults(FaultPlan::new().on(OperationKind::Create, 1, fault));
+        let journal = Arc::new(MemoryJournal::new());
+        let migrator = || scenario.migrator().config(quick()).journal(journal.clone()).build();
+        let (dying, control) = (migrator(), Control::new());
+        let migration = dying.migrate(id, Force::none(), &control);
+        let killed = tokio::time::timeout(Duration::from_secs(5), migration).await;
+        assert!(killed.is_err(), "{killed:?}");
+        if !ours {
+            new.create(&spec, theirs).await.expect("made by somebody else");
+        }
+        let record = migrator().rollback(id).await.expect("back");
+        assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 0));
+        assert_eq!(new.exists(id).await.expect("read"), !ours);
+        assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
+    }
+}

@@ -1,0 +1,43 @@
+//! Migrations between two platforms in memory that share their data.
+
+mod creation;
+mod downtime;
+mod holds;
+mod moves;
+mod safety;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use saasodoo_core::migration::{MigrationConfig, Migrator, ObjectJournal, RootedData};
+use saasodoo_core::{InstanceOrchestrator, InstanceSpec, StorageLocation};
+use saasodoo_testkit::explorer::Scenario;
+use saasodoo_testkit::memory::MemoryOrchestrator;
+
+const ROOT: &str = "/mnt/cephfs/odoo_instances";
+
+async fn one() -> (Scenario, InstanceSpec, StorageLocation) {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let spec = scenario.specs[0].clone();
+    let instance = scenario.old.get(spec.id).await.expect("there");
+    let location = instance.storage.location.expect("a location");
+    scenario.old.write_file(&location, "before", "1").expect("written");
+    (scenario, spec, location)
+}
+
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+fn quick() -> MigrationConfig {
+    let mut config = MigrationConfig::default();
+    config.bake = Duration::from_secs(10);
+    config
+}
+
+fn on_objects(scenario: &Scenario) -> Migrator {
+    let side = |memory: &MemoryOrchestrator| Arc::new(memory.clone());
+    let locator = Arc::new(RootedData::under(ROOT));
+    let journal = ObjectJournal::new(side(&scenario.old), side(&scenario.new), locator);
+    scenario.migrator().config(quick()).journal(Arc::new(journal)).build()
+}
