@@ -4,6 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{BackendKind, Bytes, Cause, Facts, Host, InstanceId, InstanceSpec, InstanceStatus, ObjectName, derive};
 
@@ -263,6 +264,9 @@ pub struct Provenance {
     pub revision: String,
     /// When the instance was created.
     pub created_at: Option<Timestamp>,
+    /// The [token](crate::CreateOptions::with_token) of the creation that has made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Uuid>,
 }
 
 impl Provenance {
@@ -275,6 +279,7 @@ impl Provenance {
             origin: Origin::Saasodoo,
             revision: revision.into(),
             created_at: None,
+            token: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     BackendKind, CustomerId, DataPath, FieldChange, Instance, InstanceChange, InstanceId, InstanceSpec, InstanceStatus,
@@ -20,6 +21,10 @@ pub struct CreateOptions {
     pub data: DataPolicy,
     /// Create it stopped: all objects, nothing running.
     pub stopped: bool,
+    /// Kept with the instance and told by its [`Provenance::token`](crate::Provenance::token): who finds an instance
+    /// after the answer to a creation was lost knows by it whether that creation has made it, or somebody else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Uuid>,
 }
 
 impl CreateOptions {
@@ -40,6 +45,19 @@ impl CreateOptions {
     #[must_use]
     pub fn stopped(mut self) -> Self {
         self.stopped = true;
+        self
+    }
+
+    /// Marks what this creation makes. An instance that exists keeps the mark that it has.
+    ///
+    /// ```
+    /// # use saasodoo_core::CreateOptions;
+    /// let token = uuid::Uuid::new_v4();
+    /// assert_eq!(CreateOptions::new().with_token(token).token, Some(token));
+    /// ```
+    #[must_use]
+    pub fn with_token(mut self, token: Uuid) -> Self {
+        self.token = Some(token);
         self
     }
 }

@@ -29,6 +29,7 @@ pub fn objects(config: &KubernetesConfig, spec: &InstanceSpec) -> Result<Vec<Val
         name,
         hosts: &hosts,
         creation: "bench",
+        token: None,
         data: "new".to_owned(),
         stopped: false,
     };

@@ -13,8 +13,8 @@ use crate::config::{AdoptionSource, KubernetesConfig};
 use crate::names::{
     ADDONS, ADMIN_PASSWORD_KEY, APP, CLAIM, CONTAINER, CREATION, CUSTOM_DOMAINS, CUSTOMER, DATA, DATA_VOLUME, DATABASE,
     DATABASE_NAME, DATABASE_PASSWORD_KEY, DEFAULT_REQUESTS, DISPLAY_NAME, FULL_ID, HOSTS, HTTP_PORT, MANAGED_BY,
-    ODOO_VERSION, SECRET_PATH, SECRET_VOLUME, SHORT_ID, STARTUP_SECONDS, STORAGE, SUBDOMAIN, TRANSITION, VERSION,
-    WEBSOCKET_PORT, hash, host_label,
+    ODOO_VERSION, SECRET_PATH, SECRET_VOLUME, SHORT_ID, STARTUP_SECONDS, STORAGE, SUBDOMAIN, TOKEN, TRANSITION,
+    VERSION, WEBSOCKET_PORT, hash, host_label,
 };
 
 use crate::wire::{CLAIM as CLAIM_KIND, DEPLOYMENT, Kind, NETWORK_POLICY, SECRET, SERVICE, VOLUME};
@@ -33,6 +33,8 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) claim: String,
     /// Which call makes the objects.
     pub(crate) creation: &'a str,
+    /// What its caller wants the Deployment to be known by.
+    pub(crate) token: Option<uuid::Uuid>,
     /// Where the data comes from, as an annotation.
     pub(crate) data: String,
     pub(crate) stopped: bool,
@@ -85,6 +87,7 @@ impl Blueprint<'_> {
         }
         let mut annotations = self.annotations();
         annotations.insert(CREATION.to_owned(), self.creation.to_owned());
+        annotations.extend(self.token.map(|token| (TOKEN.to_owned(), token.to_string())));
         metadata["annotations"] = json!(annotations);
         let probes = Rendered::of(&spec.probes);
         let mut container = json!({

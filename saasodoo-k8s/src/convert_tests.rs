@@ -34,6 +34,7 @@ fn blueprint<'a>(config: &'a KubernetesConfig, spec: &'a InstanceSpec, hosts: &'
         name,
         hosts,
         creation: "call",
+        token: None,
         data: "new".to_owned(),
         stopped: false,
     }

@@ -21,6 +21,8 @@ use crate::wire::{DEPLOYMENT, Kind, Stub, poll};
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) creation: String,
+    /// What the caller wants the Deployment to be known by. Not the mark of the call: two calls may have the same.
+    pub(crate) token: Option<uuid::Uuid>,
     /// How long the process of a pod that has to go may take to end.
     ending: Duration,
     entries: Mutex<Vec<Entry>>,
@@ -35,9 +37,10 @@ struct Entry {
 }
 
 impl Ledger {
-    pub(crate) fn new(ending: Duration) -> Self {
+    pub(crate) fn new(token: Option<uuid::Uuid>, ending: Duration) -> Self {
         Self {
             creation: uuid::Uuid::new_v4().to_string(),
+            token,
             ending,
             entries: Mutex::default(),
         }

@@ -35,6 +35,8 @@ pub(crate) const QUIET: &str = "saasodoo.io/quiet-generations";
 pub(crate) const HOLD: &str = "saasodoo.io/hold";
 /// Which call made an object: tells, after an answer was lost, whether the object is this call's.
 pub(crate) const CREATION: &str = "saasodoo.io/creation";
+/// [`CreateOptions::token`](saasodoo_core::CreateOptions::token).
+pub(crate) const TOKEN: &str = "saasodoo.io/creation-token";
 /// Where the data of the instance came from: `new`, `retained`, or `directory:…`.
 pub(crate) const DATA: &str = "saasodoo.io/data";
 /// Which update wrote last: tells, after an answer was lost, whether the change is this call's.

@@ -15,7 +15,7 @@ use crate::convert::startup_budget;
 use crate::facts::facts;
 use crate::names::{
     ADDONS, CLAIM, CONTAINER, CUSTOM_DOMAINS, CUSTOMER, DATA, DATABASE, DATABASE_NAME, DEFAULT_REQUESTS, DISPLAY_NAME,
-    HOSTS, HTTP_PORT, ODOO_VERSION, STARTUP_SECONDS, STORAGE, SUBDOMAIN, hash, id_of, is_ours,
+    HOSTS, HTTP_PORT, ODOO_VERSION, STARTUP_SECONDS, STORAGE, SUBDOMAIN, TOKEN, hash, id_of, is_ours,
 };
 use crate::read::is_usable;
 use crate::views::{ClaimView, ContainerView, DeploymentView, PodView, ProbeView, View};
@@ -112,6 +112,8 @@ pub(crate) fn observe(
     let mut provenance = Provenance::live(revision_of(deployment), now);
     provenance.source = source;
     provenance.created_at = deployment.created_at();
+    // A mark that cannot be read is nobody's.
+    provenance.token = deployment.annotation(TOKEN).and_then(|token| token.parse().ok());
     provenance.origin = if is_ours(deployment) {
         Origin::Saasodoo
     } else {

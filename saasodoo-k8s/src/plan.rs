@@ -166,6 +166,7 @@ impl Inner {
             claim: mounted,
             hosts: &hosts,
             creation: "plan",
+            token: options.token,
             data: record,
             stopped: options.stopped,
         };

@@ -31,6 +31,8 @@ pub(crate) mod label {
     pub(crate) const ADDONS_DISABLED: &str = "saasodoo.addons.disabled";
     /// Its creation has not started it yet.
     pub(crate) const UNFINISHED: &str = "saasodoo.creation.unfinished";
+    /// [`CreateOptions::token`](saasodoo_core::CreateOptions::token).
+    pub(crate) const TOKEN: &str = "saasodoo.creation.token";
     pub(crate) const HOLD: &str = "saasodoo.hold";
     /// With a time: since when the constraint of a suspension keeps everything from running.
     pub(crate) const SUSPENDED_AT: &str = "saasodoo.suspended-at";

@@ -116,6 +116,7 @@ impl Inner {
         )?;
         let nonce = InstanceId::random().to_string();
         convert::set_label(&mut body, CREATION, Some(nonce.clone()));
+        convert::set_label(&mut body, label::TOKEN, options.token.map(|token| token.to_string()));
         if !options.stopped {
             convert::set_label(&mut body, label::UNFINISHED, Some("true".to_owned()));
         }

@@ -117,6 +117,8 @@ pub(crate) fn instance(
     } else {
         Origin::Legacy
     };
+    // A mark that cannot be read is nobody's.
+    provenance.token = label_of(service, label::TOKEN).and_then(|token| token.parse().ok());
     provenance.created_at = service.get("CreatedAt").and_then(Value::as_str).and_then(timestamp);
     let mut storage = Storage::default();
     storage.location = data_source(service).map(|path| StorageLocation::Directory { path: path.to_owned() });

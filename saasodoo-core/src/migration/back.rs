@@ -296,7 +296,7 @@ impl Run<'_> {
             None if !self.record.create_tried => false,
             // The answer was lost, or the process died before it came.
             None => match self.look(Side::Target).await? {
-                Presence::Present(target) => self.is_marked(&target)?,
+                Presence::Present(target) => self.has_made(&target),
                 Presence::Absent => false,
             },
         };

@@ -5,14 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::Control;
-use super::journal_objects::made_by;
 use super::preflight;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Inventory, Mutation, Side, Tenancy};
 use crate::dual::{Comparator, FieldVerdict};
 use crate::{
-    Cause, CreateOptions, DataPolicy, ErrorKind, HealthState, Hold, Instance, InstanceChange, InstanceSpec,
-    InstanceStatus, Operation, Power, Result, StorageState, UpdateOptions,
+    Cause, CreateOptions, DataPolicy, ErrorKind, HealthState, Hold, Instance, InstanceSpec, InstanceStatus, Operation,
+    Power, Result, StorageState,
 };
 
 /// So many bad looks in a row, and it is no blip.
@@ -91,9 +90,9 @@ impl Run<'_> {
                         .await?;
                     continue;
                 }
-                spec => self.marked(spec?)?,
+                spec => spec?,
             };
-            let options = adopt(&inventory);
+            let options = adopt(&inventory).with_token(self.record.run);
             let answer = self
                 .mutate(Side::Target, Mutation::Create, |o, _| async move {
                     o.create(&spec, options).await
@@ -114,27 +113,20 @@ impl Run<'_> {
         }
     }
 
-    fn marked(&self, mut spec: InstanceSpec) -> StepResult<InstanceSpec> {
-        let (key, value) = made_by(self.record.run)?;
-        spec.labels.insert(key, value);
-        Ok(spec)
-    }
-
-    /// True for objects that this migration has created and has not taken the mark off yet.
-    pub(super) fn is_marked(&self, instance: &Instance) -> StepResult<bool> {
-        let (key, value) = made_by(self.record.run)?;
-        Ok(instance.spec.labels.get(&key) == Some(&value))
+    /// True for objects that this migration has created.
+    pub(super) fn has_made(&self, instance: &Instance) -> bool {
+        instance.provenance.token == Some(self.record.run)
     }
 
     async fn take_target(&mut self, inventory: &Inventory, instance: &Instance) -> StepResult {
         let mut ours = self.record.target_ours;
         if ours.is_none() {
-            let marked = self.is_marked(instance)?;
-            self.log(Event::TargetCreated { ours: marked }).await?;
-            if !marked && !self.m.config.use_mirrored_copy {
+            let made = self.has_made(instance);
+            self.log(Event::TargetCreated { ours: made }).await?;
+            if !made && !self.m.config.use_mirrored_copy {
                 return Err(Stop::Fail(self.interference(Side::Target, "has created the instance")));
             }
-            ours = Some(marked);
+            ours = Some(made);
         }
         if instance.facts.desired > 0 {
             return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
@@ -164,11 +156,6 @@ impl Run<'_> {
             if instance.facts.desired > 0 {
                 return Err(Stop::Fail(self.interference(Side::Target, "has started the instance")));
             }
-            // Not in the spec of the tenant, with which a service may create it again.
-            if self.is_marked(&instance)? {
-                self.unmark(deadline).await?;
-                continue;
-            }
             // Only what a resume takes away again.
             if instance.facts.hold == Some(Hold::Suspended) {
                 return self.await_storage(*instance).await;
@@ -179,24 +166,6 @@ impl Run<'_> {
                 Err(error) => return Err(Stop::Fail(error)),
             }
             self.breathe(deadline, "the target is not held yet").await?;
-        }
-    }
-
-    async fn unmark(&mut self, deadline: Instant) -> StepResult<()> {
-        let (key, _) = made_by(self.record.run)?;
-        let change = InstanceChange::new().unset_label(key);
-        let answer = self
-            .mutate(Side::Target, Mutation::Unmark, |o, id| async move {
-                o.update(id, &change, UpdateOptions::new()).await
-            })
-            .await?;
-        match answer {
-            Ok(_) => self.in_time(deadline, "the target keeps the mark of its creation"),
-            Err(error) if may_pass(&error) => {
-                self.breathe(deadline, &format!("the mark of its creation stays: {error}"))
-                    .await
-            }
-            Err(error) => Err(Stop::Fail(error)),
         }
     }
 
@@ -225,9 +194,8 @@ impl Run<'_> {
     }
 
     pub(super) async fn stop_source(&mut self) -> StepResult {
-        // While the tenant is still up: a late change would hit the target once it runs.
-        self.wait_out(&[(Side::Target, Mutation::Suspend), (Side::Target, Mutation::Unmark)])
-            .await?;
+        // While the tenant is still up: a late suspension would hit the target once it runs.
+        self.wait_out(&[(Side::Target, Mutation::Suspend)]).await?;
         let target = self.look_present(Side::Target).await?;
         // While the tenant is still up, if it is: the target could not be started.
         self.must_not_be_held(Side::Target, &target)?;

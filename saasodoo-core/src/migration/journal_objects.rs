@@ -27,15 +27,6 @@ const ID: &str = "migration.saasodoo.io/instance";
 const WRITER: &str = "migration.saasodoo.io/writer";
 const KEYS: [&str; 7] = [RUN, STATE, TIMES, DOUBTS, DATA, ID, WRITER];
 
-/// Which migration has created the instance, until it has seen that. No key of the journal.
-const MADE_BY: &str = "migration.saasodoo.io/made-by";
-
-/// The label that the target's objects carry from their creation by this migration until it knows of them: what is found
-/// after a lost answer is ours only with it.
-pub(super) fn made_by(run: Uuid) -> Result<(LabelKey, LabelValue)> {
-    Ok((MADE_BY.parse()?, run.to_string().parse()?))
-}
-
 /// How often a write is repeated that met another change of the object.
 const ATTEMPTS: u32 = 5;
 
@@ -421,13 +412,12 @@ const fn side_code(side: Side) -> char {
     }
 }
 
-const MUTATIONS: [Mutation; 6] = [
+const MUTATIONS: [Mutation; 5] = [
     Mutation::Create,
     Mutation::Suspend,
     Mutation::Resume,
     Mutation::Start,
     Mutation::Delete,
-    Mutation::Unmark,
 ];
 
 const fn mutation_code(mutation: Mutation) -> char {
@@ -437,7 +427,6 @@ const fn mutation_code(mutation: Mutation) -> char {
         Mutation::Resume => 'r',
         Mutation::Start => 's',
         Mutation::Delete => 'd',
-        Mutation::Unmark => 'u',
     }
 }
 

@@ -257,8 +257,6 @@ pub enum Mutation {
     Start,
     /// Delete, keeping the data.
     Delete,
-    /// Take off the label that says which migration has created the instance.
-    Unmark,
 }
 
 /// Proof that one side could not write at an instant: read live, at nothing desired, held, nothing alive.

@@ -2,9 +2,10 @@
 
 use futures::future::join_all;
 use saasodoo_core::{
-    CreateOptions, DataPolicy, DeleteOptions, EnsureOutcome, ErrorKind, Instance, InstanceFilter, InstanceId,
-    InstanceOrchestratorExt, InstanceSpec, InstanceStatus, OdooVersion, Operation,
+    CreateOptions, DataPolicy, DeleteOptions, EnsureOutcome, ErrorKind, Instance, InstanceChange, InstanceFilter,
+    InstanceId, InstanceOrchestratorExt, InstanceSpec, InstanceStatus, OdooVersion, Operation, UpdateOptions,
 };
+use uuid::Uuid;
 
 use super::clause::{clause, ensure};
 use super::ctx::{process, refused, same, same_spec};
@@ -35,6 +36,11 @@ pub(super) const CLAUSES: &[Clause] = &[
         "create.second_with_other_spec_is_conflict",
         second_with_other_spec,
         "the error names the fields, and nothing is written"
+    ),
+    clause!(
+        "create.token_is_of_the_first",
+        token_is_of_the_first,
+        "the token of the creation that made the instance is told, after a second creation and a change too"
     ),
     clause!(
         "create.taken_host_is_conflict",
@@ -159,6 +165,27 @@ async fn second_with_equal_spec(ctx: &Ctx) -> Verdict {
     same("the process", &process(&after), &process(&before))?;
     same("the status", &after.status, &InstanceStatus::Running)?;
     ctx.marked(&location, "first").await
+}
+
+async fn token_is_of_the_first(ctx: &Ctx) -> Verdict {
+    let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+    let spec = ctx.spec();
+    let stopped = |token| CreateOptions::new().with_token(token).stopped();
+    let answered = ctx.create_as(&spec, stopped(first), EnsureOutcome::Created).await?;
+    same("the token in the answer", &answered.provenance.token, &Some(first))?;
+    let again = ctx.create_as(&spec, stopped(second), EnsureOutcome::Unchanged).await?;
+    same("the token in the second answer", &again.provenance.token, &Some(first))?;
+    let change = InstanceChange::new().set_env("CONTRACT".parse()?, "changed");
+    ctx.orchestrator()
+        .update(spec.id, &change, UpdateOptions::new())
+        .await?;
+    same("the token", &ctx.get(spec.id).await?.provenance.token, &Some(first))?;
+    // It is of the creation, and not of the data.
+    ctx.orchestrator().delete(spec.id, DeleteOptions::retain()).await?;
+    ctx.absent(spec.id).await?;
+    let options = CreateOptions::new().with_data(DataPolicy::AdoptRetained).stopped();
+    let adopted = ctx.create_as(&spec, options, EnsureOutcome::Adopted).await?;
+    same("the token of a creation without one", &adopted.provenance.token, &None)
 }
 
 async fn second_with_other_spec(ctx: &Ctx) -> Verdict {

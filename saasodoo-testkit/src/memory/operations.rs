@@ -176,7 +176,7 @@ impl World {
                 volumes.set_quota(&data.key, spec.storage);
                 volumes.use_by_instance(&data.key);
                 self.retained.remove(&spec.id);
-                self.insert(spec.clone(), hosts, data, !options.stopped, at);
+                self.insert(spec.clone(), hosts, data, !options.stopped, options.token, at);
                 self.touch(spec.id, at, volumes);
                 Ok(outcome)
             }

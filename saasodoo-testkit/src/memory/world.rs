@@ -11,6 +11,7 @@ use saasodoo_core::{
     StorageLocation, StorageState, Transition, Unparsed,
 };
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::Settings;
 use super::clock::{Moment, stamp};
@@ -94,6 +95,7 @@ pub(super) struct Tenant {
     pub(super) transition: Option<Transition>,
     pub(super) revision: u64,
     pub(super) created: Moment,
+    pub(super) token: Option<Uuid>,
     pub(super) data: Data,
     pub(super) unparsed: Vec<Unparsed>,
     pub(super) log: Log,
@@ -285,7 +287,15 @@ impl World {
     }
 
     /// Adds an instance; everything has been checked.
-    pub(super) fn insert(&mut self, spec: InstanceSpec, hosts: Vec<Host>, data: Data, run: bool, at: Moment) {
+    pub(super) fn insert(
+        &mut self,
+        spec: InstanceSpec,
+        hosts: Vec<Host>,
+        data: Data,
+        run: bool,
+        token: Option<Uuid>,
+        at: Moment,
+    ) {
         let id = spec.id;
         let name = spec.object_name();
         let uid = format!("instance-{}", self.count());
@@ -306,6 +316,7 @@ impl World {
             transition: Some(Transition::Create),
             revision,
             created: at,
+            token,
             data,
             unparsed: Vec::new(),
             log: Log::default(),
@@ -566,6 +577,7 @@ impl World {
         }
         let mut provenance = Provenance::live(tenant.revision.to_string(), now);
         provenance.created_at = Some(self.stamp(tenant.created));
+        provenance.token = tenant.token;
         let internal = Some(format!("http://{}:8069", tenant.name));
         Ok(Instance::observed(
             self.settings.kind,

@@ -34,7 +34,7 @@ async fn an_instance_moves_and_comes_back_with_its_data() {
     assert_eq!(record.step, Step::Committed);
     let after = new.get(spec.id).await.expect("there");
     assert_eq!((after.status, after.facts.hold), (InstanceStatus::Running, None));
-    assert_eq!(after.spec.labels, spec.labels, "the mark of its creation is gone");
+    assert_eq!(after.provenance.token, Some(record.run), "who has made it can be told");
     let kept = old.get(spec.id).await.expect("kept");
     assert_eq!(
         (kept.status, kept.facts.hold),
