@@ -239,8 +239,14 @@ impl Run<'_> {
                 self.interference(Side::Source, "has changed the power state"),
             ));
         }
-        let changes: Vec<String> = inventory.spec.diff(&now.spec).into_iter().map(|c| c.field).collect();
-        if !changes.is_empty() || now.data != inventory.data {
+        let mut changes: Vec<String> = inventory.spec.diff(&now.spec).into_iter().map(|c| c.field).collect();
+        if now.data != inventory.data {
+            changes.push("data".to_owned());
+        }
+        if changes.is_empty() && now.digest() != inventory.digest() {
+            changes.push("this journal does not keep what".to_owned());
+        }
+        if !changes.is_empty() {
             let what = format!("has changed the instance ({})", changes.join(", "));
             return Err(Stop::Fail(self.interference(Side::Source, &what)));
         }

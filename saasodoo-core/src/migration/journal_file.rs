@@ -195,7 +195,7 @@ const SUM: &str = ",\"sum\":\"";
 /// Digits of the checksum.
 const DIGITS: usize = 16;
 
-fn checksum(text: &str) -> String {
+pub(super) fn checksum(text: &str) -> String {
     let digest = sha2::Sha256::digest(text.as_bytes());
     digest
         .iter()

@@ -23,9 +23,11 @@ const DOUBTS: &str = "migration.saasodoo.io/doubts";
 const DATA: &str = "migration.saasodoo.io/data";
 /// The whole id: the guide's own objects carry eight digits of it.
 const ID: &str = "migration.saasodoo.io/instance";
+/// The digest of what was inventoried.
+const FIRST: &str = "migration.saasodoo.io/inventory";
 /// Which process has written last.
 const WRITER: &str = "migration.saasodoo.io/writer";
-const KEYS: [&str; 7] = [RUN, STATE, TIMES, DOUBTS, DATA, ID, WRITER];
+const KEYS: [&str; 8] = [RUN, STATE, TIMES, DOUBTS, DATA, ID, FIRST, WRITER];
 
 /// How often a write is repeated that met another change of the object.
 const ATTEMPTS: u32 = 5;
@@ -75,7 +77,9 @@ impl ObjectJournal {
         let mut spec = instance.spec.clone();
         spec.id = kept.record.instance;
         spec.labels.retain(|key, _| !is_ours(key));
-        Ok(Inventory::new(instance.clone(), spec, data, kept.tenancy))
+        let mut inventory = Inventory::new(instance.clone(), spec, data, kept.tenancy);
+        inventory.first.clone_from(&kept.first);
+        Ok(inventory)
     }
 
     /// The later of what both sides hold.
@@ -275,6 +279,7 @@ struct Kept {
     tenancy: Tenancy,
     data: Option<String>,
     id: Option<InstanceId>,
+    first: Option<String>,
     writer: Option<Uuid>,
 }
 
@@ -320,6 +325,9 @@ impl Kept {
         {
             labels.insert(DATA, inventory.data.to_string());
         }
+        if let Some(inventory) = inventory {
+            labels.insert(FIRST, inventory.digest());
+        }
         labels
     }
 
@@ -353,6 +361,7 @@ impl Kept {
         let mut kept = parse(instance.id, run, state, times, label(DOUBTS), label(DATA))
             .ok_or_else(|| unreadable(format!("{state:?}, {times:?}")))?;
         kept.id = label(ID).and_then(|id| id.parse().ok());
+        kept.first = label(FIRST).map(ToOwned::to_owned);
         kept.writer = label(WRITER).and_then(|writer| writer.parse().ok());
         Ok(Some(kept))
     }
@@ -516,6 +525,7 @@ fn parse(
         tenancy,
         data: data.map(ToOwned::to_owned),
         id: None,
+        first: None,
         writer: None,
     })
 }

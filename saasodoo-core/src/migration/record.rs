@@ -179,6 +179,9 @@ pub struct Inventory {
     pub unparsed: Vec<Unparsed>,
     /// The observation itself, for the parity table.
     pub observed: Box<Instance>,
+    /// The [digest](Self::digest) of what was read at first, where a journal keeps no more than that and the rest was read
+    /// again.
+    pub(super) first: Option<String>,
 }
 
 impl Inventory {
@@ -191,7 +194,16 @@ impl Inventory {
             tenancy,
             unparsed: observed.unparsed.clone(),
             observed: Box::new(observed),
+            first: None,
         }
+    }
+
+    /// Short, and another one when the spec, the data's place or a hold is not what it was at the inventory.
+    pub(super) fn digest(&self) -> String {
+        self.first.clone().unwrap_or_else(|| {
+            let text = serde_json::to_string(&(&self.spec, &self.data, self.observed.facts.hold)).unwrap_or_default();
+            super::journal_file::checksum(&text)
+        })
     }
 }
 
@@ -238,6 +250,7 @@ impl From<Stored> for Inventory {
             tenancy: stored.tenancy,
             unparsed: stored.unparsed,
             observed,
+            first: None,
         }
     }
 }

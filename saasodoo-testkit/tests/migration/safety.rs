@@ -380,6 +380,45 @@ async fn who_may_take_long_to_stop_is_waited_for() {
     assert_eq!(status, InstanceStatus::Running);
 }
 
+/// Another process goes on, with a journal that keeps what was read at first or with one that keeps its digest.
+#[tokio::test(start_paused = true)]
+async fn a_change_while_no_process_runs_is_not_lost() {
+    for (on_labels, held) in [(false, false), (true, false), (true, true)] {
+        let (scenario, spec, _) = one().await;
+        let (old, id) = (&scenario.old, spec.id);
+        let file = Arc::new(MemoryJournal::new());
+        let migrator = || match on_labels {
+            true => on_objects(&scenario),
+            false => scenario.migrator().config(quick()).journal(file.clone()).build(),
+        };
+        let (first, control) = (migrator(), Control::new());
+        let (mut progress, pause) = (first.progress(), control.clone());
+        tokio::spawn(async move {
+            while let Some(progress) = progress.next().await {
+                if progress.event == (Event::StepBegan { step: Step::HoldTarget }) {
+                    pause.pause();
+                }
+            }
+        });
+        let record = first.migrate(id, Force::none(), &control).await.expect("paused");
+        assert_eq!((record.step, record.source_touched), (Step::StopSource, false));
+        let image: saasodoo_core::ImageRef = "saasodoo/odoo-stub:18".parse().expect("an image");
+        if held {
+            old.hold_for_maintenance(id, true).expect("held");
+        } else {
+            let change = InstanceChange::new().image(image.clone());
+            old.update(id, &change, UpdateOptions::new()).await.expect("updated");
+        }
+        pass(60).await;
+        let record = migrator().resume(id, &Control::new()).await.expect("it ends");
+        assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 0));
+        let instance = old.get(id).await.expect("there");
+        assert_eq!(instance.status == InstanceStatus::Running, !held, "{}", instance.status);
+        assert_eq!((instance.facts.desired, instance.spec.image == image), (1, !held));
+        assert!(!scenario.new.exists(id).await.expect("read"));
+    }
+}
+
 /// The order to stop was written down and never given: what the tenant did since then is not lost.
 #[tokio::test(start_paused = true)]
 async fn a_change_after_a_stop_that_was_never_asked_for_is_not_lost() {
