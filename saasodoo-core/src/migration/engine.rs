@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
+use super::downtimes::Downtimes;
 use super::hooks::{
     Clock, DataLocator, NoProbe, NoRoute, NoSecrets, PreflightCheck, Probe, RootedData, RouteSwitch, SecretSource,
 };
 use super::run::{Run, Stop};
 use super::table::{Signal, Step, transition};
-use super::{Entry, Event, Failure, Force, Journal, Record, Side, Tenancy};
+use super::{Entry, Event, Force, Journal, Record, Side, Tenancy};
 use crate::{DynOrchestrator, Error, ErrorKind, InstanceId, OperationKind, Result};
 
 /// How long a migration waits for what.
@@ -179,6 +180,7 @@ pub(super) struct Inner {
     pub(super) checks: Vec<Arc<dyn PreflightCheck>>,
     pub(super) config: MigrationConfig,
     pub(super) clock: Clock,
+    pub(super) downtimes: Downtimes,
     progress: broadcast::Sender<Progress>,
     #[cfg(debug_assertions)]
     pub(super) fence_is_broken: bool,
@@ -353,6 +355,7 @@ impl MigratorBuilder {
                 checks: self.checks,
                 config: self.config,
                 clock: self.clock,
+                downtimes: Downtimes::default(),
                 progress: broadcast::Sender::new(1024),
                 #[cfg(debug_assertions)]
                 fence_is_broken: self.fence_is_broken,
@@ -555,9 +558,13 @@ impl Migrator {
         self.drive(run.record, force, &Control::new()).await
     }
 
-    /// Until when a committed migration can be undone.
+    /// Until when a committed migration can be undone: what was written down at the commit, and by the configuration for
+    /// a journal that does not keep it.
     #[must_use]
     pub fn window_ends(&self, record: &Record) -> Option<Timestamp> {
+        if record.window_until.is_some() {
+            return record.window_until;
+        }
         let window =
             jiff::SignedDuration::try_from(self.inner.config.rollback_window).unwrap_or(jiff::SignedDuration::MAX);
         record
@@ -646,6 +653,7 @@ impl Migrator {
             return Ok(record);
         }
         self.same_platforms(&record, force)?;
+        let was_at_rest = record.step.is_rest();
         let mut run = Run::new(&self.inner, record, force);
         let mut aborted = false;
         while !run.record.step.is_rest() {
@@ -671,25 +679,24 @@ impl Migrator {
                         .await
                 }
                 Err(Stop::Pause) => return Ok(run.record),
-                Err(Stop::Halt(error)) => return Err(error),
+                Err(Stop::Halt(error)) => return Err(run.halt(error).await),
                 Err(Stop::Fail(error)) if transition(&run.record, Signal::Failed).is_none() => {
-                    return Err(error.with_advice(format!(
+                    let error = error.with_advice(format!(
                         "step {step} can be neither done nor skipped; the journal is at it: resume when the reason is gone"
-                    )));
+                    ));
+                    return Err(run.halt(error).await);
                 }
                 Err(Stop::Fail(error)) => {
-                    let failure = Failure {
-                        step,
-                        kind: error.kind(),
-                        message: error.to_string(),
-                        at: self.now(),
-                    };
+                    let failure = run.failure(&error);
                     run.leave(Signal::Failed, error.to_string(), Some(failure)).await
                 }
             };
             left.map_err(Stop::into_error)?;
         }
         if run.record.step == Step::Committed {
+            if !was_at_rest {
+                self.inner.downtimes.add(&run.record, self.now());
+            }
             run.keep_committed().await.map_err(Stop::into_error)?;
         }
         Ok(run.record)

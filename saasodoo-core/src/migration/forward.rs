@@ -43,7 +43,11 @@ impl Run<'_> {
 
     pub(super) async fn preflight(&mut self) -> StepResult {
         let inventory = self.inventory()?;
-        let checks = preflight::checks(self.m, &inventory, self.record.force).await;
+        let (mut checks, found) = tokio::join!(
+            preflight::platforms(self.m),
+            preflight::checks(self.m, &inventory, self.record.force)
+        );
+        checks.extend(found.checks);
         let failed: Vec<String> = checks
             .iter()
             .filter(|check| check.state == HealthState::Failed)
@@ -64,7 +68,7 @@ impl Run<'_> {
 
     pub(super) async fn plan(&mut self) -> StepResult {
         let inventory = self.inventory()?;
-        let plan = preflight::plan(self.m, &inventory).await?;
+        let plan = preflight::plan(self.m, &inventory, None).await?;
         let lines = plan.len();
         self.log(Event::Planned { plan }).await?;
         Ok(format!("{lines} lines"))
@@ -340,7 +344,8 @@ impl Run<'_> {
             self.must_not_be_held(Side::Target, &target)?;
             let attempt = self.m.config.probe_attempt.min(self.m.config.probe);
             match bounded(attempt, self.m.probe.probe(&target)).await {
-                Ok(()) => return Ok("it answers".to_owned()),
+                Ok(()) if self.m.probe.asks() => return Ok("it answers".to_owned()),
+                Ok(()) => return Ok("the platform calls it ready, and nothing else was asked".to_owned()),
                 Err(error) => self.breathe(deadline, &format!("the probe fails: {error}")).await?,
             }
         }
@@ -353,7 +358,12 @@ impl Run<'_> {
         self.route(&target, Side::Target).await?;
         self.log(Event::Up).await?;
         let down = self.record.downtime(self.now());
-        Ok(format!("visitors go to the target; the tenant was down for {down:.1?}"))
+        let visitors = if self.m.route.sends() {
+            "visitors go to the target; "
+        } else {
+            ""
+        };
+        Ok(format!("{visitors}the tenant was down for {down:.1?}"))
     }
 
     pub(super) async fn route(&mut self, instance: &Instance, to: Side) -> StepResult<()> {
@@ -361,10 +371,11 @@ impl Run<'_> {
         loop {
             match bounded(self.m.config.call, self.m.route.switch(instance, to)).await {
                 Ok(()) => return Ok(()),
-                Err(error) => {
+                Err(error) if may_pass(&error) => {
                     self.breathe(deadline, &format!("the route is not switched to the {to}: {error}"))
                         .await?;
                 }
+                Err(error) => return Err(Stop::Fail(error)),
             }
         }
     }
@@ -450,6 +461,8 @@ impl Run<'_> {
         let parity = comparator.verdicts(Some(&inventory.observed), Some(&target));
         let diverged = parity.iter().filter(|field| field.is_divergence()).count();
         self.log(Event::Compared { parity }).await?;
+        let until = self.after(self.m.config.rollback_window);
+        self.log(Event::Window { until }).await?;
         Ok(format!("{diverged} fields differ"))
     }
 

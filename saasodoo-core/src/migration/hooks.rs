@@ -193,6 +193,11 @@ pub trait Probe: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When it does not answer as it should.
     async fn probe(&self, instance: &Instance) -> Result<()>;
+
+    /// False for a probe that asks nothing: plans and journals then claim nothing of it. Default: true.
+    fn asks(&self) -> bool {
+        true
+    }
 }
 
 /// Trusts the platform's own readiness.
@@ -204,6 +209,10 @@ impl Probe for NoProbe {
     async fn probe(&self, _instance: &Instance) -> Result<()> {
         Ok(())
     }
+
+    fn asks(&self) -> bool {
+        false
+    }
 }
 
 /// Sends visitors to one side: DNS, a load balancer, a placement store. Called again after a crash, so it must be
@@ -213,8 +222,14 @@ pub trait RouteSwitch: fmt::Debug + Send + Sync + 'static {
     /// Sends the visitors of this instance's hosts to that side.
     ///
     /// # Errors
-    /// When it did not happen, or may not have: the migration calls it again, and then goes back.
+    /// When it did not happen, or may not have: the migration calls it again, unless a
+    /// [retry](crate::Error::retry) never helps, and then goes back.
     async fn switch(&self, instance: &Instance, to: Side) -> Result<()>;
+
+    /// False for a switch that sends visitors nowhere: plans and journals then claim nothing of it. Default: true.
+    fn sends(&self) -> bool {
+        true
+    }
 
     /// The instance is about to be stopped on this side in order to be moved off it: from now on only the migration may
     /// change it, until [`switch`](Self::switch) or [`stays`](Self::stays).
@@ -244,6 +259,10 @@ impl RouteSwitch for NoRoute {
     async fn switch(&self, _instance: &Instance, _to: Side) -> Result<()> {
         Ok(())
     }
+
+    fn sends(&self) -> bool {
+        false
+    }
 }
 
 /// Several switches, in this order.
@@ -254,6 +273,10 @@ impl RouteSwitch for Vec<Arc<dyn RouteSwitch>> {
             switch.switch(instance, to).await?;
         }
         Ok(())
+    }
+
+    fn sends(&self) -> bool {
+        self.iter().any(|switch| switch.sends())
     }
 
     async fn before_stop(&self, id: InstanceId, from: Side) -> Result<()> {

@@ -309,12 +309,13 @@ impl Kept {
         labels.insert(
             TIMES,
             format!(
-                "{}.{}.{}.{}",
+                "{}.{}.{}.{}.{}",
                 record.began.as_second(),
                 record.updated.as_second(),
                 // Not earlier than it was: the part of a second is rounded up.
                 seconds(record.bake_until) + i64::from(record.bake_until.is_some()),
-                seconds(record.committed_at)
+                seconds(record.committed_at),
+                seconds(record.window_until) + i64::from(record.window_until.is_some())
             ),
         );
         if !record.doubts.is_empty() {
@@ -466,6 +467,11 @@ fn parse(
 ) -> Option<Kept> {
     let run: Uuid = run.parse().ok()?;
     let [version, seq, step, source, target, tenancy, flags] = state.split('.').collect::<Vec<_>>().try_into().ok()?;
+    // The last one was not always written.
+    let (times, window) = match times.split('.').count() {
+        5 => times.rsplit_once('.')?,
+        _ => (times, "0"),
+    };
     let [began, updated, bake, committed] = times.split('.').collect::<Vec<_>>().try_into().ok()?;
     let flags = u32::from_str_radix(flags, 16).ok()?;
     let flag = |bit: u32| flags & (1 << bit) != 0;
@@ -504,6 +510,7 @@ fn parse(
     record.updated = time(updated)?;
     record.bake_until = some(time(bake)?);
     record.committed_at = some(time(committed)?);
+    record.window_until = some(time(window)?);
     record.create_tried = flag(2);
     record.target_ours = flag(3).then_some(flag(4));
     record.source_touched = flag(5);

@@ -6,6 +6,7 @@
 //! a journal from which another goes on.
 
 mod back;
+mod downtimes;
 mod engine;
 mod forward;
 mod home;

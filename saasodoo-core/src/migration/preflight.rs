@@ -17,8 +17,8 @@ fn found(name: &str, state: HealthState, detail: impl Into<String>) -> HealthChe
     }
 }
 
-/// Looks at everything. Writes nothing.
-pub(super) async fn checks(m: &Inner, inventory: &Inventory, force: Force) -> Vec<HealthCheck> {
+/// Whether both platforms are well.
+pub(super) async fn platforms(m: &Inner) -> Vec<HealthCheck> {
     let mut checks = Vec::new();
     let (source, target) = tokio::join!(
         tokio::time::timeout(m.config.call, m.source.health()),
@@ -26,6 +26,18 @@ pub(super) async fn checks(m: &Inner, inventory: &Inventory, force: Force) -> Ve
     );
     health(&mut checks, "source", source.ok());
     health(&mut checks, "target", target.ok());
+    checks
+}
+
+/// What was looked at, and what the target would make if it would.
+pub(super) struct Findings {
+    pub(super) checks: Vec<HealthCheck>,
+    pub(super) creation: Option<Plan>,
+}
+
+/// Looks at everything about one instance, beside the platforms. Writes nothing.
+pub(super) async fn checks(m: &Inner, inventory: &Inventory, force: Force) -> Findings {
+    let mut checks = Vec::new();
     if !m.target.capabilities().supports(Capability::AdoptDirectory) {
         checks.push(found(
             "adoption",
@@ -53,11 +65,12 @@ pub(super) async fn checks(m: &Inner, inventory: &Inventory, force: Force) -> Ve
             format!("{} ({}) would be lost: {}", part.field, part.raw, part.reason),
         ));
     }
-    checks.push(target_accepts(m, inventory).await);
+    let (accepts, creation) = target_accepts(m, inventory).await;
+    checks.push(accepts);
     for check in &m.checks {
         checks.extend(check.check(&inventory.observed, &inventory.spec).await);
     }
-    checks
+    Findings { checks, creation }
 }
 
 fn health(checks: &mut Vec<HealthCheck>, side: &str, health: Option<Health>) {
@@ -98,42 +111,44 @@ fn source_state(instance: &Instance, tenancy: Tenancy, force: Force) -> HealthCh
 }
 
 /// Whether the target would take the instance: names, hosts, quota, storage, secrets, and what it does not support.
-async fn target_accepts(m: &Inner, inventory: &Inventory) -> HealthCheck {
-    const NAME: &str = "target.accepts";
-    let refuse = |error: &Error| found(NAME, HealthState::Failed, error.to_string());
+async fn target_accepts(m: &Inner, inventory: &Inventory) -> (HealthCheck, Option<Plan>) {
+    let say = |state, detail: String| found("target.accepts", state, detail);
+    let refuse = |error: &Error| say(HealthState::Failed, error.to_string());
     let id = inventory.spec.id;
     match super::forward::bounded(m.config.call, m.target.get(id)).await {
-        Ok(there) => {
-            if !m.config.use_mirrored_copy {
-                return found(
-                    NAME,
-                    HealthState::Failed,
-                    "an instance of this id is on the target already",
-                );
-            }
-            let same_data = m.locator.locate(&there).is_ok_and(|found| found == inventory.data);
-            let stopped = there.facts.desired == 0 && !there.facts.any_live();
-            let parity = Comparator::mirrored().verdicts(Some(&inventory.observed), Some(&there));
-            return if !stopped {
-                found(NAME, HealthState::Failed, "the copy on the target is not stopped")
-            } else if !same_data {
-                found(
-                    NAME,
-                    HealthState::Failed,
-                    "the copy on the target does not stand on the same data",
-                )
-            } else if has_divergence(&parity) {
-                found(NAME, HealthState::Failed, "the copy on the target has another spec")
-            } else {
-                found(NAME, HealthState::Ok, "a stopped copy on the same data is there")
-            };
+        Ok(_) if !m.config.use_mirrored_copy => {
+            let what = "an instance of this id is on the target already";
+            (say(HealthState::Failed, what.to_owned()), None)
         }
-        Err(error) if error.is_not_found() => {}
-        Err(error) => return refuse(&error),
+        Ok(there) => (
+            match unlike(m, inventory, &there) {
+                Some(why) => say(HealthState::Failed, format!("the copy on the target {why}")),
+                None => say(HealthState::Ok, "a stopped copy on the same data is there".to_owned()),
+            },
+            None,
+        ),
+        Err(error) if error.is_not_found() => match creation_plan(m, inventory).await {
+            Ok(plan) => (
+                say(HealthState::Ok, "it would create the instance".to_owned()),
+                Some(plan),
+            ),
+            Err(error) => (refuse(&error), None),
+        },
+        Err(error) => (refuse(&error), None),
     }
-    match creation_plan(m, inventory).await {
-        Ok(_) => found(NAME, HealthState::Ok, "it would create the instance"),
-        Err(error) => refuse(&error),
+}
+
+/// Why a copy is none that the migration could use.
+fn unlike(m: &Inner, inventory: &Inventory, there: &Instance) -> Option<&'static str> {
+    let same_data = m.locator.locate(there).is_ok_and(|found| found == inventory.data);
+    if there.facts.desired > 0 || there.facts.any_live() {
+        Some("is not stopped")
+    } else if !same_data {
+        Some("does not stand on the same data")
+    } else if has_divergence(&Comparator::mirrored().verdicts(Some(&inventory.observed), Some(there))) {
+        Some("has another spec")
+    } else {
+        None
     }
 }
 
@@ -162,15 +177,18 @@ async fn creation_plan(m: &Inner, inventory: &Inventory) -> Result<Plan> {
     super::forward::bounded(m.config.call, m.target.plan(&operation)).await
 }
 
-/// Every change of the migration, line by line, for people.
-pub(super) async fn plan(m: &Inner, inventory: &Inventory) -> Result<Vec<String>> {
+/// Every change of the migration, line by line, for people. `creation`: what the target would make, if that is known.
+pub(super) async fn plan(m: &Inner, inventory: &Inventory, creation: Option<Plan>) -> Result<Vec<String>> {
     let (source, target) = (m.source.backend(), m.target.backend());
     let observed = &inventory.observed;
     let mut lines = vec![format!(
         "{} ({}) moves from {source} to {target} and keeps its data in {}",
         observed.name, inventory.spec.id, inventory.data
     )];
-    let plan = creation_plan(m, inventory).await;
+    let plan = match creation {
+        Some(plan) => Ok(plan),
+        None => creation_plan(m, inventory).await,
+    };
     match plan {
         Ok(plan) => {
             lines.extend(plan.creates.iter().map(|object| format!("{target}: + {object}")));
@@ -185,16 +203,22 @@ pub(super) async fn plan(m: &Inner, inventory: &Inventory) -> Result<Vec<String>
     lines.push(format!("{source}: suspended; its last process is seen to end"));
     match inventory.tenancy {
         Tenancy::Running => {
-            lines.push(format!("{target}: resumed and started; seen ready; probed"));
+            let probed = if m.probe.asks() { "; probed" } else { "" };
+            lines.push(format!("{target}: resumed and started; seen ready{probed}"));
             lines.push(format!("the tenant stops for about {:.0?}", expected_downtime(m).await));
         }
         Tenancy::Stopped => lines.push(format!("{target}: resumed, and left stopped as it is now; no downtime")),
         Tenancy::Suspended => lines.push(format!("{target}: left suspended as it is now; no downtime")),
     }
     let hosts: Vec<String> = observed.endpoints.hosts.iter().map(ToString::to_string).collect();
-    lines.push(format!("visitors of {} are sent to {target}", hosts.join(", ")));
+    let hosts = hosts.join(", ");
+    lines.push(if m.route.sends() {
+        format!("visitors of {hosts} are sent to {target}")
+    } else {
+        format!("visitors of {hosts} go where the router sends them: no hook switches them")
+    });
     lines.push(format!(
-        "{source}: kept suspended for {} h after the commit, then removed without its data",
+        "{source}: kept suspended for {} h after the commit; then it can be finished: removed without its data",
         m.config.rollback_window.as_secs() / 3600
     ));
     for part in &inventory.unparsed {
@@ -203,21 +227,8 @@ pub(super) async fn plan(m: &Inner, inventory: &Inventory) -> Result<Vec<String>
     Ok(lines)
 }
 
-/// The median of what was measured, once there is enough of it.
-pub(super) async fn expected_downtime(m: &Inner) -> std::time::Duration {
-    let now = m.clock.now();
-    let mut measured: Vec<_> = m
-        .journal
-        .load_all()
-        .await
-        .unwrap_or_default()
-        .iter()
-        .filter(|record| record.is_committed() && !record.outages.is_empty())
-        .map(|record| record.downtime(now))
-        .collect();
-    measured.sort_unstable();
-    if measured.len() < 3 {
-        return m.config.expected_downtime;
-    }
-    measured[measured.len() / 2]
+/// How long a tenant will be down, by what was measured or else by the configuration.
+async fn expected_downtime(m: &Inner) -> std::time::Duration {
+    let median = m.downtimes.median(&*m.journal, m.clock.now()).await;
+    median.unwrap_or(m.config.expected_downtime)
 }

@@ -448,6 +448,13 @@ pub enum Event {
         /// Field by field.
         parity: Vec<FieldVerdict>,
     },
+    /// The tenant can be taken back until then.
+    Window {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// The process that ran the migration gave up: it can go neither forward nor back before somebody has looked.
+    Halted(Failure),
     /// Something worth knowing that changes no step.
     Noted {
         /// What.
@@ -513,6 +520,12 @@ pub struct Record {
     pub bake_until: Option<Timestamp>,
     /// When it was committed.
     pub committed_at: Option<Timestamp>,
+    /// Until when it can be taken back, written down at the commit.
+    #[serde(default)]
+    pub window_until: Option<Timestamp>,
+    /// Why the last process gave up, as long as no other one has gone on.
+    #[serde(default)]
+    pub halted: Option<Failure>,
     /// Why it went back.
     pub failure: Option<Failure>,
     /// Changes whose outcome is not known.
@@ -576,6 +589,8 @@ impl Record {
             target_closed: false,
             bake_until: None,
             committed_at: None,
+            window_until: None,
+            halted: None,
             failure: None,
             doubts: Vec::new(),
             fences: Vec::new(),
@@ -614,13 +629,16 @@ impl Record {
                     inventory.tenancy = *tenancy;
                 }
             }
-            Event::StepBegan { step } => self.history.push(StepRun {
-                step: *step,
-                began: entry.at,
-                ended: None,
-                signal: None,
-                note: String::new(),
-            }),
+            Event::StepBegan { step } => {
+                self.halted = None;
+                self.history.push(StepRun {
+                    step: *step,
+                    began: entry.at,
+                    ended: None,
+                    signal: None,
+                    note: String::new(),
+                });
+            }
             Event::StepEnded {
                 step,
                 signal,
@@ -652,6 +670,8 @@ impl Record {
             Event::Up => self.end_outage(entry.at),
             Event::Baking { until } => self.bake_until = Some(*until),
             Event::Compared { parity } => self.parity.clone_from(parity),
+            Event::Window { until } => self.window_until = Some(*until),
+            Event::Halted(why) => self.halted = Some(why.clone()),
             Event::Noted { note } => self.notes.push(note.clone()),
         }
         self.next_seq += 1;
@@ -682,6 +702,7 @@ impl Record {
             self.failure.get_or_insert_with(|| failure.clone());
         }
         self.step = row.to;
+        self.halted = None;
         if self.step == Step::RemoveTarget && !self.source_touched {
             // Announced, and the process died before the source was asked to stop.
             self.end_outage(entry.at);

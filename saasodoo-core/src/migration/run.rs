@@ -168,6 +168,24 @@ impl<'a> Run<'a> {
         self.log(Event::Noted { note: note.into() }).await
     }
 
+    pub(super) fn failure(&self, error: &Error) -> Failure {
+        Failure {
+            step: self.record.step,
+            kind: error.kind(),
+            message: error.to_string(),
+            at: self.now(),
+        }
+    }
+
+    /// Gives up. Who watches, and who comes later, finds the reason in the journal, if that can be written.
+    pub(super) async fn halt(&mut self, error: Error) -> Error {
+        let failure = self.failure(&error);
+        if let Err(Stop::Halt(unwritten) | Stop::Fail(unwritten)) = self.log(Event::Halted(failure)).await {
+            tracing::error!(instance = %self.id(), error = %unwritten, "the journal does not have why the migration gave up");
+        }
+        error
+    }
+
     /// Leaves the present step.
     pub(super) async fn leave(&mut self, signal: Signal, note: String, failure: Option<Failure>) -> StepResult<()> {
         let step = self.record.step;

@@ -51,6 +51,15 @@ fn at(step: Step, touched: bool) -> Record {
     record
 }
 
+/// A committed migration whose tenant was down for so long.
+pub(super) fn committed_after(seconds: i64) -> Record {
+    let mut record = at(Step::Committed, true);
+    let from = Timestamp::from_second(1000).expect("a time");
+    let to = Timestamp::from_second(1000 + seconds).expect("a time");
+    record.outages.push(super::Outage { from, to: Some(to) });
+    record
+}
+
 #[test]
 fn the_table_leads_from_everywhere_to_rest() {
     for touched in [false, true] {

@@ -391,6 +391,7 @@ impl Migrator {
     pub async fn dry_run(&self, ids: &[InstanceId], force: Force, concurrency: usize) -> Result<FleetPlan> {
         let mut fleet = FleetPlan::default();
         let mut holders = Holders::default();
+        let wanted: BTreeSet<InstanceId> = ids.iter().copied().collect();
         for side in [&self.inner.source, &self.inner.target] {
             let mut there = side.list(InstanceFilter::all());
             while let Some(instance) = there.next().await {
@@ -404,7 +405,10 @@ impl Migrator {
                     }
                 };
                 // Objects of the guide's client carry eight digits of the id only.
-                let id = ids.iter().find(|id| id.matches(instance.id)).copied();
+                let id = match instance.id.is_legacy() {
+                    true => ids.iter().find(|id| id.matches(instance.id)).copied(),
+                    false => wanted.get(&instance.id).copied(),
+                };
                 holders.add(
                     id.unwrap_or(instance.id),
                     &instance,
@@ -412,8 +416,10 @@ impl Migrator {
                 );
             }
         }
+        let platforms = preflight::platforms(&self.inner).await;
+        let platforms = &platforms;
         let plans: Vec<_> = stream::iter(ids.to_vec())
-            .map(|id| async move { (id, self.plan_one(id, force).await) })
+            .map(|id| async move { (id, self.plan_one(id, force, platforms).await) })
             .buffered(concurrency.max(1))
             .collect()
             .await;
@@ -429,16 +435,18 @@ impl Migrator {
         Ok(fleet)
     }
 
-    async fn plan_one(&self, id: InstanceId, force: Force) -> Result<InstancePlan> {
+    async fn plan_one(&self, id: InstanceId, force: Force, platforms: &[HealthCheck]) -> Result<InstancePlan> {
         let instance = self.inner.source.get(id).await?;
         let inventory = inventory_of(&instance, id, &self.inner)?;
-        let findings: Vec<HealthCheck> = preflight::checks(&self.inner, &inventory, force)
-            .await
-            .into_iter()
+        let found = preflight::checks(&self.inner, &inventory, force).await;
+        let findings: Vec<HealthCheck> = platforms
+            .iter()
+            .cloned()
+            .chain(found.checks)
             .filter(|check| check.state != HealthState::Ok)
             .collect();
         let refused = findings.iter().any(|finding| finding.state == HealthState::Failed);
-        let plan = match preflight::plan(&self.inner, &inventory).await {
+        let plan = match preflight::plan(&self.inner, &inventory, found.creation).await {
             Ok(plan) => plan,
             Err(_) if refused => Vec::new(),
             Err(error) => return Err(error),

@@ -5,6 +5,7 @@ mod downtime;
 mod holds;
 mod moves;
 mod safety;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,9 +36,9 @@ fn quick() -> MigrationConfig {
     config
 }
 
-fn on_objects(scenario: &Scenario) -> Migrator {
+fn on_objects(scenario: &Scenario, config: MigrationConfig) -> Migrator {
     let side = |memory: &MemoryOrchestrator| Arc::new(memory.clone());
     let locator = Arc::new(RootedData::under(ROOT));
     let journal = ObjectJournal::new(side(&scenario.old), side(&scenario.new), locator);
-    scenario.migrator().config(quick()).journal(Arc::new(journal)).build()
+    scenario.migrator().config(config).journal(Arc::new(journal)).build()
 }

@@ -616,7 +616,7 @@ async fn the_objects_themselves_are_a_journal() {
         let record = loop {
             lives += 1;
             assert!(lives < 60, "it never ends with lives of {life:?}");
-            let migrator = on_objects(&scenario);
+            let migrator = on_objects(&scenario, quick());
             let control = Control::new();
             let work = migrator.migrate(spec.id, Force::none(), &control);
             if let Ok(answer) = tokio::time::timeout(life * lives, work).await {
@@ -629,14 +629,20 @@ async fn the_objects_themselves_are_a_journal() {
         assert_eq!(kept.status, InstanceStatus::Paused);
         assert!(journal_labels(&kept) >= 4);
         // Another process takes it back, and cleans up behind itself.
-        let record = on_objects(&scenario).rollback(spec.id).await.expect("back");
+        let record = on_objects(&scenario, quick()).rollback(spec.id).await.expect("back");
         assert_eq!(record.step, Step::RolledBack);
         let home = scenario.old.get(spec.id).await.expect("home");
         assert_eq!((home.status, journal_labels(&home)), (InstanceStatus::Running, 0));
         assert_eq!(home.spec.diff(&spec), [], "nothing of the journal is left in the spec");
         assert!(scenario.old.read_file(&location, "before").expect("readable").is_some());
         assert_eq!(scenario.old.violations(), []);
-        assert!(on_objects(&scenario).status(spec.id).await.expect("read").is_none());
+        assert!(
+            on_objects(&scenario, quick())
+                .status(spec.id)
+                .await
+                .expect("read")
+                .is_none()
+        );
     }
     assert!(rests.len() > 3, "{rests:?}");
 }
@@ -644,7 +650,7 @@ async fn the_objects_themselves_are_a_journal() {
 #[tokio::test(start_paused = true)]
 async fn two_processes_on_one_instance_are_noticed() {
     let (scenario, spec, _) = one().await;
-    let (first, second) = (on_objects(&scenario), on_objects(&scenario));
+    let (first, second) = (on_objects(&scenario, quick()), on_objects(&scenario, quick()));
     let control = Control::new();
     let pausing = control.clone();
     pausing.pause();
@@ -660,7 +666,7 @@ async fn two_processes_on_one_instance_are_noticed() {
         .count();
     assert!(refused >= 1, "{one:?} {other:?}");
     // Whoever is left, or the next one, brings it to an end.
-    let record = on_objects(&scenario)
+    let record = on_objects(&scenario, quick())
         .migrate(spec.id, Force::none(), &Control::new())
         .await
         .expect("it ends");

@@ -240,7 +240,7 @@ async fn who_is_stopped_during_the_bake_is_not_started_on_the_way_back() {
         ] {
             let (scenario, spec, _) = one().await;
             let migrator = if journal_on_objects {
-                on_objects(&scenario)
+                on_objects(&scenario, quick())
             } else {
                 scenario.migrator().config(quick()).build()
             };
@@ -273,7 +273,7 @@ async fn a_way_back_that_was_cut_off_starts_who_ran() {
     for journal_on_objects in [false, true] {
         let (scenario, spec, _) = one().await;
         let migrator = if journal_on_objects {
-            on_objects(&scenario)
+            on_objects(&scenario, quick())
         } else {
             scenario.migrator().config(quick()).build()
         };
@@ -294,7 +294,7 @@ async fn a_way_back_that_was_cut_off_starts_who_ran() {
 #[tokio::test(start_paused = true)]
 async fn a_difference_of_before_the_commit_does_not_refuse_a_rollback() {
     let (scenario, spec, _) = one().await;
-    let migrator = on_objects(&scenario);
+    let migrator = on_objects(&scenario, quick());
     let (mut progress, new, id) = (migrator.progress(), scenario.new.clone(), spec.id);
     tokio::spawn(async move {
         while let Some(progress) = progress.next().await {
@@ -388,7 +388,7 @@ async fn a_change_while_no_process_runs_is_not_lost() {
         let (old, id) = (&scenario.old, spec.id);
         let file = Arc::new(MemoryJournal::new());
         let migrator = || match on_labels {
-            true => on_objects(&scenario),
+            true => on_objects(&scenario, quick()),
             false => scenario.migrator().config(quick()).journal(file.clone()).build(),
         };
         let (first, control) = (migrator(), Control::new());
@@ -728,7 +728,7 @@ async fn a_dry_run_goes_on_past_what_cannot_be_read() {
 #[tokio::test(start_paused = true)]
 async fn torn_labels_are_no_empty_journal() {
     let (scenario, spec, _) = one().await;
-    let migrator = on_objects(&scenario);
+    let migrator = on_objects(&scenario, quick());
     migrator
         .migrate(spec.id, Force::none(), &Control::new())
         .await
@@ -736,7 +736,7 @@ async fn torn_labels_are_no_empty_journal() {
     let torn = InstanceChange::new().unset_label("migration.saasodoo.io/run".parse().expect("a key"));
     let done = scenario.old.update(spec.id, &torn, UpdateOptions::new()).await;
     done.expect("updated");
-    let error = on_objects(&scenario).status(spec.id).await.expect_err("torn");
+    let error = on_objects(&scenario, quick()).status(spec.id).await.expect_err("torn");
     assert_eq!(error.kind(), ErrorKind::Unexpected, "{error}");
 }
 
