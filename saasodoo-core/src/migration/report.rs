@@ -237,6 +237,12 @@ impl InstanceReport {
         matches!(self.step, Step::Committed | Step::RemoveSource | Step::Finished)
     }
 
+    /// True when it went or goes back because the operator wanted it: nothing had failed.
+    #[must_use]
+    pub fn was_taken_back(&self) -> bool {
+        self.step.is_back() && self.failure.is_none()
+    }
+
     /// Since when the tenant is down; `None` when it is up.
     #[must_use]
     pub fn down_since(&self) -> Option<Timestamp> {

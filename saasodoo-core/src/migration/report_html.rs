@@ -81,7 +81,7 @@ fn tiles(out: &mut String, report: &Report) {
         tile(out, &value.map_or_else(|| "–".to_owned(), shown), name, false);
     };
     time(spread.map(|spread| spread.median), "median downtime");
-    time(spread.map(|spread| spread.p95), "p95 of downtimes");
+    time(spread.map(|spread| spread.p95), "p95 downtime");
     time(spread.map(|spread| spread.longest), "longest downtime");
     match &report.counts {
         Some(counts) if counts.comparisons > 0 => {
@@ -161,12 +161,14 @@ fn tenants(out: &mut String, report: &Report, ranked: &Ranked, timelines: &str) 
         put!(
             out,
             "<p>Timelines of the {shown} that need attention most are on this page. The other {rest} have one row each, \
-             further down; the JSON report has the timeline of all.</p>\n"
+             <a href=\"#others\">further down</a>; the JSON report has the timeline of all.</p>\n"
         );
     }
     out.push_str(
-        "<p class=\"note\"><i class=\"key g\"></i>done <i class=\"key x\"></i>failed or given up \
-         <i class=\"key down\"></i>the tenant is down <i class=\"key\"></i>⋯ a long time, drawn short</p>\n",
+        "<p class=\"note\"><span class=\"k\"><i class=\"key g\"></i>done</span> \
+         <span class=\"k\"><i class=\"key x\"></i>failed or given up</span> \
+         <span class=\"k\"><i class=\"key down\"></i>the tenant is down</span> \
+         <span class=\"k\"><i class=\"key\"></i>⋯ a long time, drawn short</span></p>\n",
     );
     out.push_str(timelines);
     let others: Vec<&InstanceReport> = (0..)
@@ -174,6 +176,9 @@ fn tenants(out: &mut String, report: &Report, ranked: &Ranked, timelines: &str) 
         .filter(|(at, _)| !ranked.has_timeline(*at))
         .map(|(_, instance)| instance)
         .collect();
+    if !others.is_empty() {
+        out.push_str("<h3 id=\"others\">The others</h3>\n");
+    }
     for (part, rows) in others.chunks(ROWS).enumerate() {
         put!(
             out,

@@ -36,9 +36,10 @@ impl Need {
         } else if instance.down_since().is_some() {
             Self::Down
         } else if instance.step == Step::RolledBack {
-            match instance.taken_back {
-                Some(_) => Self::TakenBack,
-                None => Self::Failed,
+            if instance.was_taken_back() {
+                Self::TakenBack
+            } else {
+                Self::Failed
             }
         } else if differing(instance).next().is_some() {
             Self::Differs
@@ -131,10 +132,10 @@ impl Ranked {
 pub(super) fn state(instance: &InstanceReport) -> String {
     let mut out = match instance.step {
         step if instance.halted.is_some() => format!("<span class=\"halt\">halted in {step}</span>"),
-        Step::RolledBack if instance.taken_back.is_some() => {
+        Step::RolledBack if instance.was_taken_back() => {
             "<span class=\"note\">taken back by the operator</span>".to_owned()
         }
-        step if step.is_back() && instance.taken_back.is_some() => {
+        step if step.is_back() && instance.was_taken_back() => {
             format!("<span class=\"note\">{step}, taken back by the operator</span>")
         }
         step if step.is_back() => format!("<span class=\"bad\">{step}</span>"),
@@ -187,13 +188,9 @@ pub(super) fn section(out: &mut String, report: &Report, ranked: &Ranked) {
         true
     };
     let halted = ranked.with(report, |instance| instance.halted.is_some());
-    let mut any = group(
-        out,
-        "bad",
-        "Halted, neither forward nor back goes on until somebody has looked",
-        &halted,
-        &|instance| halt(instance),
-    );
+    let mut any = group(out, "bad", "Halted until somebody has looked", &halted, &|instance| {
+        halt(instance)
+    });
     let mut down = ranked.with(report, |instance| instance.down_since().is_some());
     down.sort_by_key(|(_, instance)| instance.down_since());
     any |= group(out, "bad", "Down now", &down, &|instance| {
@@ -206,10 +203,10 @@ pub(super) fn section(out: &mut String, report: &Report, ranked: &Ranked) {
         )
     });
     let failed = ranked.with(report, |instance| {
-        instance.step == Step::RolledBack && instance.taken_back.is_none()
+        instance.step == Step::RolledBack && !instance.was_taken_back()
     });
     any |= group(out, "bad", "Rolled back", &failed, &|instance| {
-        let reason = instance.failure.as_deref().unwrap_or("no reason was written down");
+        let reason = instance.failure.as_deref().unwrap_or_default();
         format!("<span class=\"bad\">{}</span>", cut(reason, REASON))
     });
     if failed.len() > 1 {
@@ -229,7 +226,7 @@ pub(super) fn section(out: &mut String, report: &Report, ranked: &Ranked) {
         },
     );
     let taken_back = ranked.with(report, |instance| {
-        instance.step == Step::RolledBack && instance.taken_back.is_some()
+        instance.step == Step::RolledBack && instance.was_taken_back()
     });
     group(out, "note", "Taken back by the operator", &taken_back, &|instance| {
         instance

@@ -2,11 +2,11 @@
 
 use super::super::Step;
 use super::super::report::{InstanceReport, LatencyRow, Report, Spread};
-use super::MANY;
-use super::text::{escape, micros, percent, put, share, shown, shown_call};
+use super::text::{cut, micros, percent, put, share, shown, shown_call};
+use super::{MANY, NAME};
 use crate::dual::LatencySummary;
 
-/// How the downtimes of those are drawn that live on the target, are back on the source, or are under way.
+/// How the downtimes of those are drawn that live on the target, are back on the source, or are under way or halted.
 const ON_TARGET: &str = "t";
 const BACK: &str = "x";
 const UNDER_WAY: &str = "w";
@@ -31,10 +31,10 @@ pub(super) fn downtimes(out: &mut String, report: &Report) {
     down.sort_by_key(|instance| std::cmp::Reverse(instance.downtime_ms));
     put!(
         out,
-        "<h2>Downtime</h2>\n<p class=\"note\">{} of {} tenants were down; 95 of 100 at most for the time called p95. \
-         <i class=\"key t\"></i>on the target \
-         <i class=\"key x\"></i>rolled back \
-         <i class=\"key w\"></i>under way</p>\n",
+        "<h2>Downtime</h2>\n<p class=\"note\">{} of {} tenants were down; p95: 95 of 100 were down for at most that long. \
+         <span class=\"k\"><i class=\"key t\"></i>on the target</span> \
+         <span class=\"k\"><i class=\"key x\"></i>rolled back</span> \
+         <span class=\"k\"><i class=\"key w\"></i>under way or halted</span></p>\n",
         down.len(),
         report.instances.len()
     );
@@ -43,25 +43,47 @@ pub(super) fn downtimes(out: &mut String, report: &Report) {
         histogram(out, &down);
         return;
     }
-    let most = down.first().map_or(0, |instance| instance.downtime_ms);
+    bars(out, &down);
+}
+
+/// One bar for each; `down` is sorted, the longest first.
+fn bars(out: &mut String, down: &[&InstanceReport]) {
+    let longest = down.first().map_or(0, |instance| instance.downtime_ms);
+    let median = down.get(down.len() / 2).map_or(0, |instance| instance.downtime_ms);
+    // One that was down for hours must not make ticks of all others.
+    let full = if longest / 8 > median {
+        median.max(1) * 4
+    } else {
+        longest
+    };
+    if full < longest {
+        put!(
+            out,
+            "<p class=\"note\">⋯: longer than its bar; the bars end at {}.</p>\n",
+            shown(full)
+        );
+    }
     for instance in down {
         put!(
             out,
-            "<div class=\"r\"><span>{}</span><span class=\"v\">{}</span><span class=\"b\"><i class=\"{}\" style=\"width:{}\"></i></span></div>\n",
-            escape(&instance.name),
+            "<div class=\"r\"><span>{}</span><span class=\"v\">{}{}</span><span class=\"b\"><i class=\"{}\" style=\"width:{}\"></i></span></div>\n",
+            cut(&instance.name, NAME),
+            if instance.downtime_ms > full { "⋯ " } else { "" },
             shown(instance.downtime_ms),
             class(instance),
-            percent(share(instance.downtime_ms, most))
+            percent(share(instance.downtime_ms, full))
         );
     }
 }
 
 fn spreads(out: &mut String, down: &[&InstanceReport]) {
-    out.push_str("<table><tr><th></th><th>tenants</th><th>median</th><th>p95</th><th>longest</th></tr>\n");
+    out.push_str(
+        "<table class=\"spread\"><tr><th></th><th>count</th><th>median</th><th>p95</th><th>longest</th></tr>\n",
+    );
     for (of, name) in [
         (ON_TARGET, "on the target"),
         (BACK, "rolled back"),
-        (UNDER_WAY, "under way"),
+        (UNDER_WAY, "under way or halted"),
     ] {
         let of: Vec<u64> = down
             .iter()
@@ -200,8 +222,8 @@ pub(super) fn latencies(out: &mut String, rows: &[LatencyRow]) {
         .unwrap_or(0);
     out.push_str(
         "<h2>Latency of both sides</h2>\n<p class=\"note\">Median / p95: 95 of 100 calls took at most that. Dark: the median; light: p95. \
-         <i class=\"key t\"></i>primary \
-         <i class=\"key w\"></i>secondary</p>\n<div class=\"calls\">\n",
+         <span class=\"k\"><i class=\"key t\"></i>primary</span> \
+         <span class=\"k\"><i class=\"key w\"></i>secondary</span></p>\n<div class=\"calls\">\n",
     );
     for row in rows {
         for (summary, side, class) in [(&row.primary, "primary", "t"), (&row.secondary, "secondary", "w")] {

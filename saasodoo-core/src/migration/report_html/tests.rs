@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::super::report::{InstanceReport, Report};
-use super::super::{Failure, Outage, Signal, Step, StepRun};
+use super::super::{Entry, Event, Failure, Force, Outage, Record, Signal, Step, StepRun};
 use super::text::{shown, shown_call};
 use crate::dual::{Counts, FieldVerdict, LatencySummary, Place, Verdict};
 use crate::{BackendKind, ErrorKind, InstanceId, OperationKind};
@@ -100,6 +100,15 @@ fn rolled_back(mut instance: InstanceReport, failed: bool) -> InstanceReport {
     instance
 }
 
+fn failure() -> Failure {
+    Failure {
+        step: Step::StartTarget,
+        kind: ErrorKind::Unavailable,
+        message: "the API server does not answer <at all>".to_owned(),
+        at: time(4000),
+    }
+}
+
 fn halted(mut instance: InstanceReport, at: i64) -> InstanceReport {
     instance.timeline.truncate(7);
     instance.step = Step::StartTarget;
@@ -109,10 +118,8 @@ fn halted(mut instance: InstanceReport, at: i64) -> InstanceReport {
         ..run(Step::StartTarget, at - 100, 0)
     });
     instance.halted = Some(Failure {
-        step: Step::StartTarget,
-        kind: ErrorKind::Unavailable,
-        message: "the API server does not answer <at all>".to_owned(),
         at: time(at),
+        ..failure()
     });
     instance.outages.last_mut().expect("down").to = None;
     instance.downtime_ms = at.unsigned_abs();
@@ -299,6 +306,19 @@ fn values_are_text_beside_bars_of_any_width() {
 }
 
 #[test]
+fn one_tenant_that_was_down_for_hours_leaves_the_other_bars_readable() {
+    let mut tenants: Vec<InstanceReport> = (1..=5).map(|number| committed(number, 0, 1500)).collect();
+    tenants.push(committed(6, 0, 9_000_000));
+    let page = Report::of(time(10_000_000), tenants).to_html();
+    assert!(page.contains("<span class=\"v\">⋯ 2 h 30 min</span>"), "{page}");
+    assert_eq!(
+        page.matches("<i class=\"t\" style=\"width:25.00%\">").count(),
+        5,
+        "{page}"
+    );
+}
+
+#[test]
 fn many_downtimes_are_a_histogram_and_one_far_out_does_not_spoil_it() {
     let page = wave(600).to_html();
     let (_, histogram) = page.split_once("How many were down for how long").expect("a histogram");
@@ -401,6 +421,86 @@ fn what_the_operator_took_back_is_not_called_a_failure() {
     );
 }
 
+fn entry(record: &Record, event: Event) -> Entry {
+    Entry {
+        instance: record.instance,
+        run: record.run,
+        seq: record.next_seq,
+        at: time(i64::try_from(record.next_seq).expect("small") * 1000),
+        event,
+    }
+}
+
+fn begun() -> Record {
+    Record::begin(&Entry {
+        instance: InstanceId::random(),
+        run: uuid::Uuid::new_v4(),
+        seq: 0,
+        at: time(0),
+        event: Event::Began {
+            source: BackendKind::Swarm,
+            target: BackendKind::Kubernetes,
+            source_identity: None,
+            target_identity: None,
+            force: Force::none(),
+        },
+    })
+    .expect("a beginning")
+}
+
+fn tell(record: &mut Record, event: Event) {
+    let entry = entry(record, event);
+    record.apply(&entry).expect("it follows");
+}
+
+fn leave(step: Step, signal: Signal) -> Event {
+    Event::StepEnded {
+        step,
+        signal,
+        note: String::new(),
+        failure: None,
+    }
+}
+
+#[test]
+fn the_operators_rollback_is_known_though_no_step_was_left_by_it() {
+    let mut record = begun();
+    record.step = Step::Committed;
+    tell(&mut record, leave(Step::Committed, Signal::Rollback));
+    let just_now = Report::new(time(9000), std::slice::from_ref(&record));
+    assert_eq!(just_now.instances[0].taken_back, Some(time(1000)));
+    tell(&mut record, Event::StepBegan { step: Step::StopTarget });
+    let report = Report::new(time(9000), &[record]);
+    assert_eq!(report.instances[0].taken_back, Some(time(2000)));
+    assert!(report.to_html().contains("stop_target, taken back by the operator"));
+    // Within a step.
+    let mut record = begun();
+    tell(&mut record, Event::StepBegan { step: Step::Inventory });
+    tell(&mut record, leave(Step::Inventory, Signal::Abort));
+    let report = Report::new(time(9000), &[record]);
+    assert_eq!(report.instances[0].taken_back, Some(time(2000)));
+    // A failure is not the operator's.
+    let mut record = begun();
+    record.failure = Some(failure());
+    tell(&mut record, leave(Step::Inventory, Signal::Failed));
+    assert_eq!(Report::new(time(9000), &[record]).instances[0].taken_back, None);
+}
+
+#[test]
+fn what_the_record_says_of_its_end_is_in_the_report() {
+    let mut record = begun();
+    tell(&mut record, Event::StepBegan { step: Step::Inventory });
+    tell(&mut record, Event::Window { until: time(70_000) });
+    tell(&mut record, Event::Down);
+    tell(&mut record, Event::Halted(failure()));
+    let report = Report::new(time(9000), &[record]);
+    assert_eq!((report.halted, report.down_now), (1, 1));
+    let instance = &report.instances[0];
+    assert_eq!(instance.halted, Some(failure()));
+    assert_eq!(instance.window_until, Some(time(70_000)));
+    assert_eq!(instance.down_since(), Some(time(3000)));
+}
+
 #[test]
 fn no_comparison_is_not_a_good_one() {
     let nothing = wave(5).with_dual_run(Counts::default(), Vec::new(), &[]).to_html();
@@ -427,4 +527,9 @@ fn an_older_report_can_be_read() {
     }
     let report: Report = serde_json::from_value(json).expect("read");
     assert!(report.to_html().contains("odoo-tenant-2"));
+    // The operator's rollback is known by that nothing failed.
+    let mut older = rolled_back(committed(1, 0, 1500), false);
+    older.taken_back = None;
+    let page = Report::of(time(10_000), vec![older]).to_html();
+    assert!(page.contains("Taken back by the operator: 1"), "{page}");
 }
