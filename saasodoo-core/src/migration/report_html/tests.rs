@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::super::report::{InstanceReport, Report};
 use super::super::{Entry, Event, Failure, Force, Outage, Record, Signal, Step, StepRun};
 use super::text::{shown, shown_call};
-use crate::dual::{Counts, FieldVerdict, LatencySummary, Place, Verdict};
+use crate::dual::{Counts, Divergence, DivergenceKind, FieldVerdict, LatencySummary, Place, Verdict};
 use crate::{BackendKind, ErrorKind, InstanceId, OperationKind};
 
 fn time(millis: i64) -> Timestamp {
@@ -210,8 +210,16 @@ fn sizes() {
         );
         std::fs::write(folder.join(format!("{tenants}.html")), page).expect("written");
     }
+    let mut diverging = committed(3, 0, 1588);
+    diverging.parity.iter_mut().take(3).for_each(|field| {
+        field.primary = Some("a value that is rather long, such as an image".to_owned());
+        field.verdict = Verdict::Diverged;
+    });
     // One that was taken back three days after its commit, and one that is halted for two.
-    let mut report = with_latencies(Report::of(time(4 * 86_400_000), vec![taken_back_late(), halted_long()]));
+    let mut report = with_latencies(Report::of(
+        time(4 * 86_400_000),
+        vec![taken_back_late(), halted_long(), diverging],
+    ));
     report.counts = Some(Counts::default());
     std::fs::write(folder.join("late.html"), report.to_html()).expect("written");
 }
@@ -510,6 +518,43 @@ fn no_comparison_is_not_a_good_one() {
     );
     assert!(!nothing.contains("fields diverged"), "{nothing}");
     assert!(with_latencies(wave(5)).to_html().contains("None in 48 comparisons."));
+}
+
+#[test]
+fn lists_that_are_cut_say_so() {
+    let divergence = |number: i64| Divergence {
+        instance: InstanceId::random(),
+        operation: OperationKind::Get,
+        kind: DivergenceKind::Field {
+            field: "status<".to_owned(),
+            primary: Some("running".to_owned()),
+            secondary: None,
+        },
+        first_seen: time(number),
+        reported: time(number),
+        samples: 3,
+    };
+    let counts = Counts {
+        comparisons: 1000,
+        diverged: 1000,
+        ..Counts::default()
+    };
+    let mut instance = committed(1, 0, 1500);
+    instance.notes = vec!["worth knowing".to_owned(); 25];
+    let report =
+        Report::of(time(10_000), vec![instance]).with_dual_run(counts, (0..1000).map(divergence).collect(), &[]);
+    let page = report.to_html();
+    assert_eq!(page.matches("<td data-h=\"field\">status&lt;</td>").count(), 200);
+    assert!(
+        page.contains("800 more are left out here; the JSON report has all."),
+        "{page}"
+    );
+    assert_eq!(page.matches("worth knowing").count(), 20);
+    assert!(page.contains("5 more are left out here"), "{page}");
+    assert!(
+        page.contains("<div class=\"tile alarm\"><b>1000</b>fields diverged"),
+        "{page}"
+    );
 }
 
 #[test]
