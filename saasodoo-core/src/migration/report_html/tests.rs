@@ -399,6 +399,7 @@ fn a_halted_tenant_and_one_that_is_down_are_shown_as_such() {
         "<span class=\"halt\">halted in start_target</span> since <time>2026-",
         "the API server does not answer &lt;at all&gt;",
         "<span class=\"halt\">down now</span>",
+        "<span class=\"v\">halted after 100 ms</span>",
         ", 1 h, in start_target",
         "The rollback window ends <time>2026-",
     ] {

@@ -192,7 +192,12 @@ pub(super) fn timeline(out: &mut String, instance: &InstanceReport, now: Timesta
                 "<div class=\"gap\">⋯ {left_out} runs of steps left out; the JSON report has them</div>\n"
             );
         }
-        line(out, &scale, span, row + 1 == total && !instance.step.is_rest());
+        let fate = match instance.halted {
+            _ if row + 1 < total || instance.step.is_rest() => Fate::Interrupted,
+            Some(_) => Fate::Halted,
+            None => Fate::UnderWay,
+        };
+        line(out, &scale, span, fate);
     }
     for rest in rests {
         gap(out, rest, spans.last());
@@ -210,10 +215,21 @@ fn gap(out: &mut String, rest: &Piece, before: Option<&Span<'_>>) {
     );
 }
 
-fn line(out: &mut String, scale: &Scale, span: &Span<'_>, last: bool) {
+/// What became of a step that has no end.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Interrupted,
+    Halted,
+    UnderWay,
+}
+
+fn line(out: &mut String, scale: &Scale, span: &Span<'_>, fate: Fate) {
     let (class, took) = match (span.run.ended, span.run.signal) {
-        (None, _) if last => ("", format!("{} so far", shown(span.to - span.from))),
-        (None, _) => ("", "interrupted".to_owned()),
+        (None, _) => match fate {
+            Fate::Interrupted => ("", "interrupted".to_owned()),
+            Fate::Halted => (" x", format!("halted after {}", shown(span.to - span.from))),
+            Fate::UnderWay => ("", format!("{} so far", shown(span.to - span.from))),
+        },
         (_, Some(Signal::Failed | Signal::Abort | Signal::Rollback)) => (" x", shown(span.to - span.from)),
         _ => (" g", shown(span.to - span.from)),
     };
