@@ -1,6 +1,6 @@
 //! What the page shows, and that it stays small.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -191,37 +191,6 @@ fn ten_thousand_tenants_fit_on_a_page() {
     let page = report.to_html();
     assert!(page.len() < 4_000_000, "{} bytes", page.len());
     assert!(page.contains("Failed in: probe_target 10000") && page.contains("9900 more are left out here"));
-}
-
-#[test]
-#[ignore = "prints sizes and writes pages; run by hand"]
-fn sizes() {
-    let folder = std::env::temp_dir().join("migration-report");
-    std::fs::create_dir_all(&folder).expect("a folder");
-    for tenants in [50, 600, 10_000] {
-        let report = with_latencies(wave(tenants));
-        let began = Instant::now();
-        let page = report.to_html();
-        let took = began.elapsed();
-        let json = report.to_json().expect("json").len();
-        println!(
-            "{tenants} tenants: {} bytes in {took:.1?}; JSON {json} bytes",
-            page.len()
-        );
-        std::fs::write(folder.join(format!("{tenants}.html")), page).expect("written");
-    }
-    let mut diverging = committed(3, 0, 1588);
-    diverging.parity.iter_mut().take(3).for_each(|field| {
-        field.primary = Some("a value that is rather long, such as an image".to_owned());
-        field.verdict = Verdict::Diverged;
-    });
-    // One that was taken back three days after its commit, and one that is halted for two.
-    let mut report = with_latencies(Report::of(
-        time(4 * 86_400_000),
-        vec![taken_back_late(), halted_long(), diverging],
-    ));
-    report.counts = Some(Counts::default());
-    std::fs::write(folder.join("late.html"), report.to_html()).expect("written");
 }
 
 fn taken_back_late() -> InstanceReport {
