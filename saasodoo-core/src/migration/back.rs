@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::forward::{AT_ONCE, adopt, bounded};
+use super::inventory::digest;
 use super::preflight;
-use super::record::digest;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Mutation, Side, Tenancy};
 use crate::dual::Comparator;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::Control;
+use super::inventory::digest;
 use super::preflight;
-use super::record::digest;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Inventory, Mutation, Side, Tenancy};
 use crate::dual::{Comparator, FieldVerdict};

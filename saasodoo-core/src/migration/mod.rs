@@ -6,12 +6,15 @@
 //! a journal from which another goes on.
 
 mod back;
+mod builder;
 mod downtimes;
 mod engine;
+mod force;
 mod forward;
 mod home;
 mod hooks;
 mod http_probe;
+mod inventory;
 mod journal;
 mod journal_file;
 mod journal_objects;
@@ -25,19 +28,20 @@ mod table;
 mod tests;
 mod wave;
 
-pub use engine::{Control, MigrationConfig, Migrator, MigratorBuilder, Progress};
+pub use builder::{MigrationConfig, MigratorBuilder};
+pub use engine::{Control, Migrator, Progress};
+pub use force::Force;
 pub use home::Home;
 pub use hooks::{
     Clock, DataLocator, KnownSecrets, NoProbe, NoRoute, NoSecrets, PlacementSwitch, PreflightCheck, Probe,
     RecordedData, RootedData, RouteSwitch, SecretSource,
 };
 pub use http_probe::HttpProbe;
+pub use inventory::Inventory;
 pub use journal::{Journal, MemoryJournal};
 pub use journal_file::FileJournal;
 pub use journal_objects::ObjectJournal;
-pub use record::{
-    Doubt, Entry, Event, Failure, FenceProof, Force, Inventory, Mutation, Outage, Record, Side, StepRun, Tenancy,
-};
+pub use record::{Doubt, Entry, Event, Failure, FenceProof, Mutation, Outage, Record, Side, StepRun, Tenancy};
 pub use report::{InstanceReport, LatencyRow, Report};
 pub use table::{Guard, Signal, Step, TRANSITIONS, Transition, mermaid, transition};
 pub use wave::{Clash, FleetPlan, InstancePlan, Wave, WaveOptions, WaveSummary};
