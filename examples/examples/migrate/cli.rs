@@ -17,8 +17,8 @@ Exit codes:
   0  all done
   1  an error: what was asked for was not done, or its output could not be written
   2  the command line is wrong
-  3  in this call some tenants failed, were rolled back or are halted; some cannot move (plan), could not be read, or
-     were not compared (report)
+  3  some tenants: run has rolled them back or they are halted, rollback or finish failed for them, they cannot move
+     (plan), were not compared (report), or could not be read
   4  paused, or stopped before all were begun: the same command goes on
 What happened in an earlier call does not count.";
 

@@ -122,7 +122,8 @@ impl Bars {
                 signal: Signal::Failed,
                 note,
                 ..
-            } => self.line(&format!("{}: {step} failed: {note}", self.name(id))),
+                // One that is back with it is told below, with the reason.
+            } if !progress.step.is_rest() => self.line(&format!("{}: {step} failed: {note}", self.name(id))),
             Event::Halted(Failure { step, message, .. }) if self.tells_rest => {
                 self.line(&format!("HALTED {} {id} at {step}: {message}", self.name(id)));
             }
