@@ -1,7 +1,7 @@
 //! The `migrate` example as an operator meets it: a process with a command line, signals, output and an exit code, on the
 //! simulation.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -64,6 +64,10 @@ impl Bed {
         self.0.join("wave")
     }
 
+    fn script(&self, name: &str) -> Script {
+        Script(self.0.join(name))
+    }
+
     fn journal(&self) -> PathBuf {
         self.state().join("journal.jsonl")
     }
@@ -107,6 +111,20 @@ impl Bed {
             assert!(began.elapsed() < Duration::from_secs(60), "never {what}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+}
+
+/// A program of a test.
+struct Script(PathBuf);
+
+impl Script {
+    fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).expect("written");
+        std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+
+    fn path(&self) -> String {
+        self.0.display().to_string()
     }
 }
 
@@ -395,6 +413,34 @@ async fn a_signal_pauses_a_wave() {
 }
 
 #[tokio::test]
+async fn a_second_ctrl_c_takes_back_who_is_down() {
+    let bed = Bed::new("abort");
+    // The tenant is down until the orders were heard.
+    let (hook, heard) = (bed.script("wait"), bed.0.join("heard"));
+    let script = format!("#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.05; done\n", heard.display());
+    hook.write(&script);
+    let mut child = bed.begin(&["--route-command", &hook.path(), "run", "--concurrency", "1"]);
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut said = |what: &str| {
+        let line = lines.find_map(|line| line.ok().filter(|line| line.contains(what)));
+        assert!(line.is_some(), "never said: {what}");
+    };
+    bed.wait_for("down", |records| records.iter().any(Record::is_down))
+        .await;
+    send("TERM", &child);
+    said("pausing where tenants are up");
+    // What ends a machine pauses, however often it comes.
+    send("TERM", &child);
+    send("INT", &child);
+    said("taking those under way back");
+    std::fs::write(heard, "").expect("written");
+    said("rolled_back odoo-tenant-1-00000001 down");
+    let answer = Answer::of(child.wait_with_output().expect("its end"));
+    assert_eq!(answer.code, Some(3), "{answer:?}");
+    assert!(bed.call(&["status"]).out.contains("    given up by the operator"));
+}
+
+#[tokio::test]
 async fn a_tenant_that_is_down_and_one_that_is_halted_are_shown() {
     let bed = Bed::new("down");
     let mut child = bed.begin(&["--bake", "600", "run", &id(2)]);
@@ -475,13 +521,12 @@ fn what_cannot_work_is_refused_on_the_command_line() {
 #[test]
 fn a_hook_is_found_in_path_and_runs_in_a_group_of_its_own() {
     let bed = Bed::new("hook");
-    let (hook, log) = (bed.0.join("switch-host"), bed.0.join("log"));
+    let (hook, log) = (bed.script("switch-host"), bed.0.join("log"));
     let script = format!(
         "#!/bin/sh\necho \"$1 $HOST $SIDE $$ $(cut -d' ' -f5 /proc/$$/stat)\" >> '{}'\n",
         log.display()
     );
-    std::fs::write(&hook, script).expect("written");
-    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    hook.write(&script);
     let mut run = bed.command(&["--route-command", "switch-host zone", "run", &id(1)]);
     let path = std::env::var("PATH").unwrap_or_default();
     run.env("PATH", format!("{}:{path}", bed.0.display()));

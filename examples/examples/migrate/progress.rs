@@ -172,7 +172,7 @@ impl Bars {
             if !record.outages.is_empty() {
                 line.push_str(&format!(" down {}", show::downtime(record, progress.at)));
             }
-            if let Some(why) = show::why_back(record).filter(|_| record.step.is_back()) {
+            if let Some(why) = show::why_back(record) {
                 line.push_str(&format!(": {why}"));
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use saasodoo_core::migration::{Record, Signal, Step};
+use saasodoo_core::migration::{Record, Step};
 use saasodoo_core::{Instance, InstanceId};
 
 use super::out::Out;
@@ -74,9 +74,7 @@ pub(crate) fn status(out: &Out, records: &[Record], window: Duration) {
         if let Some(halted) = &record.halted {
             row.below(format!("HALTED at {}: {}", halted.step, halted.message));
         }
-        if record.step.is_back()
-            && let Some(why) = why_back(record)
-        {
+        if let Some(why) = why_back(record) {
             row.below(why);
         }
         rows.push(row);
@@ -105,27 +103,22 @@ pub(crate) fn line(record: &Record, now: Timestamp) -> String {
         record.step,
         downtime(record, now)
     );
-    if let Some(failure) = record.failure.as_ref().filter(|_| record.step.is_back()) {
-        line.push_str(&format!("\n    {}: {}", failure.step, failure.message));
+    if let Some(why) = why_back(record) {
+        line.push_str(&format!("\n    {why}"));
     }
     line
 }
 
 /// Why a tenant is on its way back, or back.
 pub(crate) fn why_back(record: &Record) -> Option<String> {
-    if let Some(failure) = &record.failure {
-        return Some(format!("{} failed: {}", failure.step, failure.message));
+    if !record.step.is_back() {
+        return None;
     }
-    let order = record.history.iter().rev().find_map(|run| match run.signal {
-        Some(Signal::Abort) => Some(format!("given up by the operator at {}", run.step)),
-        _ => None,
-    });
-    let undone = || {
-        record
-            .committed_at
-            .map(|_| "taken back by the operator after the commit".to_owned())
-    };
-    order.or_else(undone)
+    Some(match &record.failure {
+        Some(failure) => format!("{} failed: {}", failure.step, failure.message),
+        None if record.committed_at.is_some() => "taken back by the operator after the commit".to_owned(),
+        None => "given up by the operator".to_owned(),
+    })
 }
 
 /// Of all outages, and whether one lasts; `-` for a tenant that was never down.
