@@ -565,6 +565,8 @@ impl Write for Log {
 
 #[tokio::test]
 async fn no_log_line_shows_a_password() {
+    // Else what another test meets first, on a thread without a subscriber, is switched off here too.
+    tracing::subscriber::set_global_default(tracing_subscriber::registry()).expect("the first");
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

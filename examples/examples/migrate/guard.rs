@@ -95,22 +95,34 @@ impl Identities {
         if others.is_empty() {
             return Ok(());
         }
+        let advice = self.advice(&others);
         let others: Vec<String> = others
             .iter()
             .map(|(began, count)| format!("{count} of {} migrations {began}", records.len()))
             .collect();
-        let advice = if self.simulated() {
-            "without --source and --target everything is simulated: give both as before, or another --state for a \
-             simulation"
-        } else {
-            "give the platforms as before, or another --state; if they are the same platforms under other names, give \
-             --accept-platform source, --accept-platform target or both"
-        };
         bail!(
             "the journal {} holds {}, and this call is {self}; nothing was begun: {advice}",
             journal.display(),
             others.join(" and ")
         )
+    }
+}
+
+impl Identities {
+    /// What to do about a journal that has these.
+    fn advice(&self, others: &BTreeMap<Self, usize>) -> &'static str {
+        if self.simulated() {
+            return "without --source and --target everything is simulated: give both as before, or another --state for a \
+                    simulation";
+        }
+        if others.keys().any(Self::simulated) {
+            return "this is the journal of a simulation: give another --state";
+        }
+        if others.keys().any(|began| began.source.kind != self.source.kind) {
+            return "give --source and --target as before; the other way needs another --state, with --earlier for this one";
+        }
+        "give the platforms as before, or another --state; if they are the same platforms under other names, give \
+         --accept-platform source, --accept-platform target or both"
     }
 }
 

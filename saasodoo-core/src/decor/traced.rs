@@ -312,6 +312,11 @@ mod tests {
     }
 
     fn capture() -> (Captured, tracing::subscriber::DefaultGuard) {
+        // What a thread without a subscriber meets first is switched off, for a moment for the other threads too.
+        static EVERYWHERE: std::sync::Once = std::sync::Once::new();
+        EVERYWHERE.call_once(|| {
+            tracing::subscriber::set_global_default(tracing_subscriber::registry()).expect("the first");
+        });
         let captured = Captured::default();
         let writer = captured.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::forward::{AT_ONCE, adopt, bounded};
 use super::preflight;
+use super::record::digest;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Mutation, Side, Tenancy};
 use crate::dual::Comparator;
@@ -11,6 +12,13 @@ use crate::{DeleteOptions, Error, ErrorKind, Instance, InstanceStatus, Operation
 
 /// How often a source that somebody else stops is started again before people have to talk to each other.
 const STARTS: u32 = 3;
+
+/// The fields in which the target differs from the source.
+fn differences(source: Option<&Instance>, target: &Instance) -> Vec<String> {
+    let verdicts = Comparator::mirrored().verdicts(source, Some(target));
+    let fields = verdicts.into_iter().filter(|field| field.is_divergence());
+    fields.map(|field| field.field).collect()
+}
 
 /// The power state of a tenant that lives on the target.
 fn tenancy_now(source: Option<&Instance>, target: &Instance) -> Tenancy {
@@ -45,15 +53,20 @@ impl Run<'_> {
             }
         };
         self.must_not_be_held(Side::Target, &target)?;
-        let lost = if self.record.parity.is_empty() {
-            // Every difference between the platforms would read as a change.
-            self.note(
-                "this journal does not keep how both sides differed at the commit: what was changed since is not known",
-            )
-            .await?;
-            Vec::new()
-        } else {
-            self.changed_since_commit(&inventory.observed, source.as_deref(), &target)
+        let lost = match &self.record.target_digest {
+            _ if !self.record.parity.is_empty() => {
+                self.changed_since_commit(&inventory.observed, source.as_deref(), &target)
+            }
+            Some(then) if *then == digest(&target.spec) => Vec::new(),
+            // Which of the differences between both sides was not there at the commit is not known.
+            Some(_) => differences(source.as_deref(), &target),
+            None => {
+                self.note(
+                    "this journal does not keep what the target was at the commit: what was changed since is not known",
+                )
+                .await?;
+                Vec::new()
+            }
         };
         if !lost.is_empty() && !self.force.lose_changes {
             let message = format!(

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::engine::Control;
 use super::preflight;
+use super::record::digest;
 use super::run::{Presence, Run, StepResult, Stop, may_pass};
 use super::{Event, Inventory, Mutation, Side, Tenancy};
 use crate::dual::{Comparator, FieldVerdict};
@@ -460,7 +461,8 @@ impl Run<'_> {
         let comparator = Comparator::across_platforms();
         let parity = comparator.verdicts(Some(&inventory.observed), Some(&target));
         let diverged = parity.iter().filter(|field| field.is_divergence()).count();
-        self.log(Event::Compared { parity }).await?;
+        let target = Some(digest(&target.spec));
+        self.log(Event::Compared { parity, target }).await?;
         let until = self.after(self.m.config.rollback_window);
         self.log(Event::Window { until }).await?;
         Ok(format!("{diverged} fields differ"))

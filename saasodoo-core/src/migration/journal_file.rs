@@ -149,7 +149,8 @@ impl Inner {
             .map_err(io)?;
         self.dirty = false;
         self.len += u64::try_from(line.len()).unwrap_or(u64::MAX);
-        self.records.append(&mut after);
+        // `BTreeMap::append` would build the map of all tenants anew.
+        self.records.extend(after);
         Ok(())
     }
 }

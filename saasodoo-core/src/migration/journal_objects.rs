@@ -25,9 +25,11 @@ const DATA: &str = "migration.saasodoo.io/data";
 const ID: &str = "migration.saasodoo.io/instance";
 /// The digest of what was inventoried.
 const FIRST: &str = "migration.saasodoo.io/inventory";
+/// The digest of the target's spec at the commit.
+const COMMITTED: &str = "migration.saasodoo.io/committed";
 /// Which process has written last.
 const WRITER: &str = "migration.saasodoo.io/writer";
-const KEYS: [&str; 8] = [RUN, STATE, TIMES, DOUBTS, DATA, ID, FIRST, WRITER];
+const KEYS: [&str; 9] = [RUN, STATE, TIMES, DOUBTS, DATA, ID, FIRST, COMMITTED, WRITER];
 
 /// How often a write is repeated that met another change of the object.
 const ATTEMPTS: u32 = 5;
@@ -40,9 +42,9 @@ pub(super) fn is_ours(key: &LabelKey) -> bool {
 /// A journal in labels of the source's objects, or of the target's while the source has none: any process that reaches
 /// the platforms can go on, without a file.
 ///
-/// It keeps what is needed to go on, and not the story: no plan, no steps, no downtime, no reasons, and not how both
-/// sides differed at the commit, so that a rollback does not notice what was changed on the target since. The labels go away
-/// when the migration is over, and the record with them. Each opened journal writes under a number of its own: of two
+/// It keeps what is needed to go on, and not the story: no plan, no steps, no downtime, no reasons. Of what was read it keeps
+/// a digest: a change since then is noticed, and not which one, so that a rollback after a change on the target names every
+/// field in which both sides differ. The labels go away when the migration is over, and the record with them. Each opened journal writes under a number of its own: of two
 /// processes on one instance, the one that is behind is refused before it changes anything. While they are there, a `create` of the instance with its own spec is
 /// a conflict that names them.
 #[derive(Debug)]
@@ -329,6 +331,9 @@ impl Kept {
         if let Some(inventory) = inventory {
             labels.insert(FIRST, inventory.digest());
         }
+        if let Some(digest) = &record.target_digest {
+            labels.insert(COMMITTED, digest.clone());
+        }
         labels
     }
 
@@ -362,6 +367,7 @@ impl Kept {
         let mut kept = parse(instance.id, run, state, times, label(DOUBTS), label(DATA))
             .ok_or_else(|| unreadable(format!("{state:?}, {times:?}")))?;
         kept.id = label(ID).and_then(|id| id.parse().ok());
+        kept.record.target_digest = label(COMMITTED).map(ToOwned::to_owned);
         kept.first = label(FIRST).map(ToOwned::to_owned);
         kept.writer = label(WRITER).and_then(|writer| writer.parse().ok());
         Ok(Some(kept))

@@ -200,11 +200,15 @@ impl Inventory {
 
     /// Short, and another one when the spec, the data's place or a hold is not what it was at the inventory.
     pub(super) fn digest(&self) -> String {
-        self.first.clone().unwrap_or_else(|| {
-            let text = serde_json::to_string(&(&self.spec, &self.data, self.observed.facts.hold)).unwrap_or_default();
-            super::journal_file::checksum(&text)
-        })
+        self.first
+            .clone()
+            .unwrap_or_else(|| digest(&(&self.spec, &self.data, self.observed.facts.hold)))
     }
+}
+
+/// Short, and another one for another value.
+pub(super) fn digest(of: &impl Serialize) -> String {
+    super::journal_file::checksum(&serde_json::to_string(of).unwrap_or_default())
 }
 
 /// The inventory as it is written down: what the tenant set as environment stands there once.
@@ -447,6 +451,9 @@ pub enum Event {
     Compared {
         /// Field by field.
         parity: Vec<FieldVerdict>,
+        /// A digest of the target's spec.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
     },
     /// The tenant can be taken back until then.
     Window {
@@ -538,6 +545,9 @@ pub struct Record {
     pub outages: Vec<Outage>,
     /// Both sides compared, field by field.
     pub parity: Vec<FieldVerdict>,
+    /// A digest of the target's spec at the commit, for journals that do not keep the parity.
+    #[serde(default)]
+    pub target_digest: Option<String>,
     /// Things worth knowing.
     pub notes: Vec<String>,
 }
@@ -597,6 +607,7 @@ impl Record {
             history: Vec::new(),
             outages: Vec::new(),
             parity: Vec::new(),
+            target_digest: None,
             notes: Vec::new(),
         })
     }
@@ -669,7 +680,10 @@ impl Record {
             }
             Event::Up => self.end_outage(entry.at),
             Event::Baking { until } => self.bake_until = Some(*until),
-            Event::Compared { parity } => self.parity.clone_from(parity),
+            Event::Compared { parity, target } => {
+                self.parity.clone_from(parity);
+                self.target_digest.clone_from(target);
+            }
             Event::Window { until } => self.window_until = Some(*until),
             Event::Halted(why) => self.halted = Some(why.clone()),
             Event::Noted { note } => self.notes.push(note.clone()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Outage, Record, Step, StepRun};
+use super::{Failure, Outage, Record, Signal, Step, StepRun};
 use crate::dual::{Counts, Divergence, FieldVerdict, LatencySummary, Place};
 use crate::{BackendKind, InstanceId, OperationKind};
 
@@ -33,6 +33,12 @@ pub struct Report {
     /// How many instances should have been compared and were not: of them nothing is known.
     #[serde(default)]
     pub not_compared: u64,
+    /// How many can go neither forward nor back until somebody has looked.
+    #[serde(default)]
+    pub halted: u64,
+    /// How many tenants were down when the report was made.
+    #[serde(default)]
+    pub down_now: u64,
 }
 
 /// One instance's migration.
@@ -49,8 +55,17 @@ pub struct InstanceReport {
     pub target: BackendKind,
     /// Where it is.
     pub step: Step,
-    /// Why it went back.
+    /// Why it went back; `None` when nothing failed, also when the operator took it back.
     pub failure: Option<String>,
+    /// When the operator took it back, before the commit or after it.
+    #[serde(default)]
+    pub taken_back: Option<Timestamp>,
+    /// Why the last process gave it up where it is: it goes neither forward nor back until somebody has looked.
+    #[serde(default)]
+    pub halted: Option<Failure>,
+    /// The end of the rollback window, once it is committed.
+    #[serde(default)]
+    pub window_until: Option<Timestamp>,
     /// When it began.
     pub began: Timestamp,
     /// Each run of each step.
@@ -81,13 +96,26 @@ impl Report {
     /// A report on these migrations.
     #[must_use]
     pub fn new(made: Timestamp, records: &[Record]) -> Self {
+        Self::of(
+            made,
+            records.iter().map(|record| InstanceReport::new(record, made)).collect(),
+        )
+    }
+
+    pub(super) fn of(made: Timestamp, instances: Vec<InstanceReport>) -> Self {
+        let count = |which: fn(&InstanceReport) -> bool| {
+            let those = instances.iter().filter(|instance| which(instance));
+            u64::try_from(those.count()).unwrap_or(u64::MAX)
+        };
         Self {
             made,
-            instances: records.iter().map(|record| InstanceReport::new(record, made)).collect(),
             divergences: Vec::new(),
             counts: None,
             latencies: Vec::new(),
             not_compared: 0,
+            halted: count(|instance| instance.halted.is_some()),
+            down_now: count(|instance| instance.down_since().is_some()),
+            instances,
         }
     }
 
@@ -140,15 +168,38 @@ impl Report {
     /// The median downtime of the committed instances that were down at all.
     #[must_use]
     pub fn median_downtime(&self) -> Option<Duration> {
-        let mut all: Vec<u64> = self
-            .instances
-            .iter()
-            .filter(|instance| matches!(instance.step, Step::Committed | Step::RemoveSource | Step::Finished))
-            .filter(|instance| !instance.outages.is_empty())
-            .map(|instance| instance.downtime_ms)
-            .collect();
+        self.downtimes().map(|spread| Duration::from_millis(spread.median))
+    }
+
+    /// The downtimes of the committed instances that were down at all.
+    pub(super) fn downtimes(&self) -> Option<Spread> {
+        Spread::of(
+            self.instances
+                .iter()
+                .filter(|instance| instance.is_on_target() && !instance.outages.is_empty())
+                .map(|instance| instance.downtime_ms)
+                .collect(),
+        )
+    }
+}
+
+/// How downtimes are spread, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spread {
+    pub(super) median: u64,
+    pub(super) p95: u64,
+    pub(super) longest: u64,
+}
+
+impl Spread {
+    pub(super) fn of(mut all: Vec<u64>) -> Option<Self> {
         all.sort_unstable();
-        all.get(all.len() / 2).copied().map(Duration::from_millis)
+        let at = |at: usize| all.get(at).copied();
+        Some(Self {
+            median: at(all.len() / 2)?,
+            p95: at((all.len() * 95).div_ceil(100).saturating_sub(1))?,
+            longest: *all.last()?,
+        })
     }
 }
 
@@ -168,6 +219,9 @@ impl InstanceReport {
                 .failure
                 .as_ref()
                 .map(|failure| format!("{}: {}", failure.step, failure.message)),
+            taken_back: taken_back(record),
+            halted: record.halted.clone(),
+            window_until: record.window_until,
             began: record.began,
             timeline: record.history.clone(),
             outages: record.outages.clone(),
@@ -176,4 +230,43 @@ impl InstanceReport {
             notes: record.notes.clone(),
         }
     }
+
+    /// True when the tenant has its home on the target.
+    #[must_use]
+    pub fn is_on_target(&self) -> bool {
+        matches!(self.step, Step::Committed | Step::RemoveSource | Step::Finished)
+    }
+
+    /// True when it went or goes back because the operator wanted it: nothing had failed.
+    #[must_use]
+    pub fn was_taken_back(&self) -> bool {
+        self.step.is_back() && self.failure.is_none()
+    }
+
+    /// Since when the tenant is down; `None` when it is up.
+    #[must_use]
+    pub fn down_since(&self) -> Option<Timestamp> {
+        self.outages
+            .last()
+            .filter(|outage| outage.to.is_none())
+            .map(|outage| outage.from)
+    }
+}
+
+/// Only a failure and the operator lead back, and a failure is written down. The operator's signal itself is in the
+/// history only when it came within a step: not when it came at the commit's rest.
+fn taken_back(record: &Record) -> Option<Timestamp> {
+    if !record.step.is_back() || record.failure.is_some() {
+        return None;
+    }
+    let signal = record
+        .history
+        .iter()
+        .rev()
+        .find(|run| matches!(run.signal, Some(Signal::Abort | Signal::Rollback)))
+        .and_then(|run| run.ended);
+    let way_back = || record.history.iter().find(|run| run.step.is_back());
+    signal
+        .or_else(|| way_back().map(|run| run.began))
+        .or(Some(record.updated))
 }

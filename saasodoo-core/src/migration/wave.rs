@@ -221,7 +221,10 @@ impl<'a> Wave<'a> {
                     summary.halted.insert(*id, why);
                 }
                 Some(Outcome::Rest(record)) if record.is_committed() => {
-                    downtimes.push(record.downtime(self.migrator.now()));
+                    // Who was stopped before was not down.
+                    if !record.outages.is_empty() {
+                        downtimes.push(record.downtime(self.migrator.now()));
+                    }
                     summary.committed.push(*id);
                 }
                 Some(Outcome::Rest(record)) if record.step == Step::RolledBack => {

@@ -115,6 +115,10 @@ struct Play<'a> {
     stage: Arc<Stage>,
     journal: Arc<dyn Journal>,
     clock: Clock,
+    #[cfg_attr(
+        not(debug_assertions),
+        allow(dead_code, reason = "the fence cannot be left out there")
+    )]
     fence_is_broken: bool,
     /// What happens after the commit has happened.
     after_commit: AtomicBool,
