@@ -310,6 +310,7 @@ fn a_wave_is_told_from_the_inventory_to_the_way_back() {
     );
     let plan = bed.call(&["plan", &first]);
     assert_eq!(plan.code, Some(3), "it is on the target already: {plan:?}");
+    assert!(plan.out.contains("  in the journal at committed: "), "{plan:?}");
     let finish = bed.call(&["finish"]);
     assert_eq!(finish.code, Some(0));
     assert!(finish.out.contains("the next one is odoo-tenant-"), "{finish:?}");

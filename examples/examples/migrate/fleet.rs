@@ -100,6 +100,14 @@ pub(crate) async fn to_plan(
     ids: Vec<InstanceId>,
 ) -> (Vec<InstanceId>, Outcome) {
     if !ids.is_empty() {
+        let records = ids.iter().filter_map(|id| show::record_of(records, *id));
+        for record in records.filter(|record| record.step != Step::RolledBack) {
+            let name = show::name_of(record).unwrap_or_default();
+            out.line(format!(
+                "{name}  in the journal at {}: {}",
+                record.step, record.instance
+            ));
+        }
         return (ids, Outcome::Done);
     }
     let (fleet, outcome) = listed(platforms).await;
