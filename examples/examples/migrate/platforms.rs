@@ -16,6 +16,8 @@ use saasodoo_swarm::{DockerHost, SwarmConfig, SwarmOrchestrator};
 use saasodoo_testkit::fixtures;
 use saasodoo_testkit::memory::MemoryOrchestrator;
 
+use super::guard::{Identities, Identity, SIMULATION};
+
 const SIMULATED_ROOT: &str = "/mnt/cephfs/odoo_instances";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,7 +46,7 @@ pub(crate) struct PlatformArgs {
     #[arg(long, global = true)]
     pub(crate) namespace: Option<String>,
     /// How many tenants the simulation has.
-    #[arg(long, default_value_t = 50, value_name = "N", global = true)]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000), value_name = "N", global = true)]
     pub(crate) fleet: u32,
 }
 
@@ -52,8 +54,6 @@ pub(crate) struct PlatformArgs {
 pub(crate) struct Platforms {
     pub(crate) source: DynOrchestrator,
     pub(crate) target: DynOrchestrator,
-    /// Which platforms these are, so that a migration does not go on between others.
-    pub(crate) identities: (String, String),
     pub(crate) data_root: String,
     /// What the simulation knows about its own tenants; real ones' secrets come from elsewhere.
     pub(crate) specs: Vec<InstanceSpec>,
@@ -61,26 +61,35 @@ pub(crate) struct Platforms {
 }
 
 impl PlatformArgs {
-    /// Connects to both sides. A simulation is put into the state that the journal tells of.
-    pub(crate) async fn connect(&self, records: &[Record], deadline: Duration) -> Result<Platforms> {
-        match (self.source, self.target) {
-            (Kind::Memory, Kind::Memory) => self.simulate(records).await,
+    /// Which platforms these are, before anything is asked of them.
+    pub(crate) async fn identify(&self) -> Result<Identities> {
+        let (source, target) = match (self.source, self.target) {
+            (Kind::Memory, Kind::Memory) => (
+                Identity::new(BackendKind::Swarm, SIMULATION),
+                Identity::new(BackendKind::Kubernetes, SIMULATION),
+            ),
             (Kind::Memory, _) | (_, Kind::Memory) => {
                 bail!("a simulated platform has no data in common with a real one: give --source and --target")
             }
             (source, target) if source == target => bail!("--source and --target are the same"),
-            (source, target) => {
-                let data_root = self.data_root();
-                Ok(Platforms {
-                    identities: (self.identity(source).await?, self.identity(target).await?),
-                    source: self.real(source, &data_root, deadline).await?,
-                    target: self.real(target, &data_root, deadline).await?,
-                    data_root: data_root.display().to_string(),
-                    specs: Vec::new(),
-                    simulated: false,
-                })
-            }
+            (source, target) => (self.identity(source).await?, self.identity(target).await?),
+        };
+        Ok(Identities { source, target })
+    }
+
+    /// Connects to both sides. A simulation is put into the state that the journal tells of.
+    pub(crate) async fn connect(&self, records: &[Record], deadline: Duration) -> Result<Platforms> {
+        if self.source == Kind::Memory {
+            return self.simulate(records).await;
         }
+        let data_root = self.data_root();
+        Ok(Platforms {
+            source: self.real(self.source, &data_root, deadline).await?,
+            target: self.real(self.target, &data_root, deadline).await?,
+            data_root: data_root.display().to_string(),
+            specs: Vec::new(),
+            simulated: false,
+        })
     }
 
     fn data_root(&self) -> PathBuf {
@@ -97,7 +106,7 @@ impl PlatformArgs {
     }
 
     /// The daemon's address, or the API server of the current context with the namespace.
-    async fn identity(&self, kind: Kind) -> Result<String> {
+    async fn identity(&self, kind: Kind) -> Result<Identity> {
         if kind != Kind::Kubernetes {
             let settings = SwarmConfig::from_env().context("reading Swarm's settings from the environment")?;
             let address = match settings.host {
@@ -105,7 +114,7 @@ impl PlatformArgs {
                 DockerHost::Tcp(address) | DockerHost::Tls { address, .. } => address,
                 other => format!("{other:?}"),
             };
-            return Ok(format!("swarm manager {address}"));
+            return Ok(Identity::new(BackendKind::Swarm, format!("swarm manager {address}")));
         }
         let namespace = match &self.namespace {
             Some(namespace) => namespace.clone(),
@@ -119,7 +128,8 @@ impl PlatformArgs {
                 kubeconfig.cluster_url.to_string()
             }
         };
-        Ok(format!("kubernetes {server}, namespace {namespace}"))
+        let name = format!("kubernetes {server}, namespace {namespace}");
+        Ok(Identity::new(BackendKind::Kubernetes, name))
     }
 
     /// A real platform, without a watch cache: every read of a migration is live.
@@ -171,7 +181,6 @@ impl PlatformArgs {
         Ok(Platforms {
             source: Arc::new(source),
             target: Arc::new(target),
-            identities: ("simulation".to_owned(), "simulation".to_owned()),
             data_root: SIMULATED_ROOT.to_owned(),
             specs,
             simulated: true,

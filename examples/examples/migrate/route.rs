@@ -1,5 +1,7 @@
 //! The operator's own command that sends visitors to one side.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,23 +17,25 @@ const BUDGET: Duration = Duration::from_secs(60);
 /// environment. Anything but success is a failure, and it is run again.
 #[derive(Debug, Clone)]
 pub(crate) struct RouteCommand {
-    program: String,
+    program: PathBuf,
     arguments: Vec<String>,
 }
 
 impl RouteCommand {
-    /// The program and its arguments, divided by spaces.
+    /// The program and its arguments, divided by spaces. One that cannot be run is refused now, and not when the first
+    /// tenant is down.
     pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
         let mut words = text.split_ascii_whitespace().map(ToOwned::to_owned);
+        let program = words.next().ok_or("there is no program in it")?;
         Ok(Self {
-            program: words.next().ok_or("there is no program in it")?,
+            program: resolve(&program, std::env::var_os("PATH").unwrap_or_default().as_os_str())?,
             arguments: words.collect(),
         })
     }
 
     async fn run(&self, instance: &Instance, host: &str, to: Side) -> Result<()> {
         let failed = |kind, why: String| {
-            Error::new(kind, format!("{} for {host}: {why}", self.program))
+            Error::new(kind, format!("{} for {host}: {why}", self.program.display()))
                 .with_instance(instance.id)
                 .with_operation(OperationKind::Migrate)
         };
@@ -43,6 +47,8 @@ impl RouteCommand {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // Its own group: a Ctrl-C in the terminal pauses the wave and does not end a switch half-way.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| failed(ErrorKind::Configuration, error.to_string()))?;
@@ -57,6 +63,29 @@ impl RouteCommand {
             }
         }
     }
+}
+
+/// The file that is run: as a shell looks for it.
+fn resolve(program: &str, path: &std::ffi::OsStr) -> std::result::Result<PathBuf, String> {
+    if program.contains('/') {
+        let file = PathBuf::from(program);
+        return runs(&file).map(|()| file).map_err(|why| format!("{program}: {why}"));
+    }
+    std::env::split_paths(path)
+        .map(|directory| directory.join(program))
+        .find(|file| runs(file).is_ok())
+        .ok_or_else(|| format!("there is no program {program} in PATH"))
+}
+
+fn runs(file: &Path) -> std::result::Result<(), String> {
+    let about = std::fs::metadata(file).map_err(|error| error.to_string())?;
+    if !about.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if about.permissions().mode() & 0o111 == 0 {
+        return Err("it is not executable".to_owned());
+    }
+    Ok(())
 }
 
 #[async_trait]

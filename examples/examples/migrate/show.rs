@@ -1,148 +1,209 @@
-//! What the operator sees.
+//! What the operator reads: the tables, and how times are written.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use saasodoo_core::migration::{Event, Migrator, Progress, Record, Signal, Step};
+use saasodoo_core::migration::{Record, Step};
 use saasodoo_core::{Instance, InstanceId};
 
-pub(crate) fn inventory(fleet: &[Instance], records: &[Record]) {
-    println!("{:<44} {:<12} {:<36} data", "name", "status", "host");
-    for instance in fleet {
-        let host = instance.endpoints.hosts.first().map_or("-", |host| host.as_str());
-        let data = instance
-            .storage
-            .location
-            .as_ref()
-            .map_or_else(|| "-".to_owned(), ToString::to_string);
-        println!("{:<44} {:<12} {host:<36} {data}", instance.name, instance.status);
-        for part in &instance.unparsed {
-            println!("    not parsed: {} ({}): {}", part.field, part.raw, part.reason);
-        }
-    }
-    let open = records.iter().filter(|record| !record.step.is_over()).count();
-    println!(
-        "{} instances; the journal knows {}, {open} of them not over",
-        fleet.len(),
-        records.len()
-    );
+use super::out::Out;
+
+/// The journal's record of an instance. Objects of the guide's client carry eight digits of the id only.
+pub(crate) fn record_of(records: &[Record], id: InstanceId) -> Option<&Record> {
+    records.iter().find(|record| record.instance.matches(id))
 }
 
-pub(crate) fn status(records: &[Record]) {
+pub(crate) fn name_of(record: &Record) -> Option<String> {
+    record.inventory.as_ref().map(|known| known.observed.name.to_string())
+}
+
+pub(crate) fn inventory(out: &Out, fleet: &[Instance], records: &[Record]) {
+    let mut rows = vec![Row::of(["id", "name", "status", "journal", "host", "data"])];
+    for instance in fleet {
+        let record = record_of(records, instance.id);
+        let host = instance.endpoints.hosts.first();
+        let data = instance.storage.location.as_ref();
+        let mut row = Row::of([
+            instance.id.to_string(),
+            instance.name.to_string(),
+            instance.status.to_string(),
+            record.map_or_else(|| "-".to_owned(), |record| record.step.to_string()),
+            host.map_or_else(|| "-".to_owned(), ToString::to_string),
+            data.map_or_else(|| "-".to_owned(), ToString::to_string),
+        ]);
+        for part in &instance.unparsed {
+            row.below(format!("not parsed: {} ({}): {}", part.field, part.raw, part.reason));
+        }
+        rows.push(row);
+    }
+    print(out, &rows);
+    out.line(format!(
+        "{} instances on the source; by the journal {}",
+        fleet.len(),
+        counted(records)
+    ));
+}
+
+/// How many are where, in few words.
+pub(crate) fn counted(records: &[Record]) -> String {
+    let of = |wanted: fn(Step) -> bool| records.iter().filter(|record| wanted(record.step)).count();
+    format!(
+        "{} committed, {} under way, {} finished, {} rolled back",
+        of(|step| step == Step::Committed),
+        of(|step| !step.is_rest()),
+        of(|step| step == Step::Finished),
+        of(|step| step == Step::RolledBack),
+    )
+}
+
+/// `window` is for a journal that does not keep until when a tenant can be taken back.
+pub(crate) fn status(out: &Out, records: &[Record], window: Duration) {
     let now = Timestamp::now();
+    let mut rows = vec![Row::of(["id", "name", "step", "downtime", "can be taken back"])];
     let mut counts: BTreeMap<Step, usize> = BTreeMap::new();
     for record in records {
         *counts.entry(record.step).or_default() += 1;
-        println!("{}", line(record, now));
+        let mut row = Row::of([
+            record.instance.to_string(),
+            name_of(record).unwrap_or_else(|| "-".to_owned()),
+            record.step.to_string(),
+            downtime(record, now),
+            way_back(record, now, window),
+        ]);
+        if let Some(halted) = &record.halted {
+            row.below(format!("HALTED at {}: {}", halted.step, halted.message));
+        }
+        if let Some(why) = why_back(record) {
+            row.below(why);
+        }
+        rows.push(row);
     }
+    if records.is_empty() {
+        return out.line("no migrations");
+    }
+    print(out, &rows);
     let counts: Vec<String> = counts.iter().map(|(step, count)| format!("{count} {step}")).collect();
-    println!("{} migrations: {}", records.len(), counts.join(", "));
+    let number = |of: fn(&Record) -> bool| records.iter().filter(|record| of(record)).count();
+    out.line(format!(
+        "{} migrations: {}; {} down now, {} halted",
+        records.len(),
+        counts.join(", "),
+        number(Record::is_down),
+        number(|record| record.halted.is_some())
+    ));
 }
 
-/// One migration in one line.
+/// One migration in one line, and why it went back below.
 pub(crate) fn line(record: &Record, now: Timestamp) -> String {
-    let name = record
-        .inventory
-        .as_ref()
-        .map_or("-", |inventory| inventory.observed.name.as_str());
+    let name = name_of(record).unwrap_or_default();
     let mut line = format!(
-        "{} {name:<40} {:<13} down {:.1?}",
+        "{} {name} {} down {}",
         record.instance,
-        record.step.to_string(),
-        record.downtime(now)
+        record.step,
+        downtime(record, now)
     );
-    if let Some(failure) = &record.failure {
-        line.push_str(&format!("\n    {}: {}", failure.step, failure.message));
+    if let Some(why) = why_back(record) {
+        line.push_str(&format!("\n    {why}"));
     }
     line
 }
 
-/// The bars of a run. On something that is no terminal they are lines.
-#[derive(Clone)]
-pub(crate) struct Bars {
-    all: MultiProgress,
-    total: ProgressBar,
-    each: Arc<Mutex<BTreeMap<InstanceId, ProgressBar>>>,
-    names: Arc<BTreeMap<InstanceId, String>>,
+/// Why a tenant is on its way back, or back.
+pub(crate) fn why_back(record: &Record) -> Option<String> {
+    if !record.step.is_back() {
+        return None;
+    }
+    Some(match &record.failure {
+        Some(failure) => format!("{} failed: {}", failure.step, failure.message),
+        None if record.committed_at.is_some() => "taken back by the operator after the commit".to_owned(),
+        None => "given up by the operator".to_owned(),
+    })
 }
 
-/// Follows everything that the migrator does from now on.
-pub(crate) fn follow(migrator: &Migrator, total: usize, names: &BTreeMap<InstanceId, String>) -> Bars {
-    let all = MultiProgress::new();
-    let bar = all.add(ProgressBar::new(u64::try_from(total).unwrap_or(u64::MAX)));
-    bar.set_style(style("{bar:40} {pos}/{len} at rest, {elapsed}"));
-    let bars = Bars {
-        all,
-        total: bar,
-        each: Arc::default(),
-        names: Arc::new(names.clone()),
-    };
-    let mut progress = migrator.progress();
-    let shown = bars.clone();
-    tokio::spawn(async move {
-        while let Some(progress) = progress.next().await {
-            shown.take(&progress);
-        }
-    });
-    bars
+/// Of all outages, and whether one lasts; `-` for a tenant that was never down.
+pub(crate) fn downtime(record: &Record, now: Timestamp) -> String {
+    let so_far = span(record.downtime(now));
+    match (record.is_down(), record.outages.is_empty()) {
+        (true, _) => format!("DOWN {so_far}"),
+        (false, true) => "-".to_owned(),
+        (false, false) => so_far,
+    }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+fn way_back(record: &Record, now: Timestamp, window: Duration) -> String {
+    match record.step {
+        Step::Committed => match window_end(record, window) {
+            Some(end) if end > now => format!("until {}", when(end, now)),
+            _ => "no more: finish is due".to_owned(),
+        },
+        Step::RemoveSource if !record.source_deleted => "yes".to_owned(),
+        Step::RemoveSource | Step::Finished => "no more".to_owned(),
+        step if step.is_over() => "-".to_owned(),
+        step if step.is_back() => "under way".to_owned(),
+        _ => "yes".to_owned(),
+    }
 }
 
-impl Bars {
-    fn take(&self, progress: &Progress) {
-        let name = self
-            .names
-            .get(&progress.instance)
-            .cloned()
-            .unwrap_or_else(|| progress.instance.to_string());
-        match &progress.event {
-            Event::StepBegan { step } => {
-                let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-                let bar = each.entry(progress.instance).or_insert_with(|| {
-                    let bar = self.all.add(ProgressBar::new_spinner());
-                    bar.set_style(style("  {spinner} {prefix:44} {msg}"));
-                    bar.set_prefix(name);
-                    bar.enable_steady_tick(Duration::from_millis(120));
-                    bar
-                });
-                bar.set_message(step.to_string());
-            }
-            Event::StepEnded {
-                step,
-                signal: Signal::Failed,
-                note,
-                ..
-            } => self.line(&format!("{name}: {step} failed: {note}")),
-            Event::Noted { note } => self.line(&format!("{name}: {note}")),
-            _ => {}
-        }
-        if progress.step.is_rest() && matches!(progress.event, Event::StepEnded { .. }) {
-            let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(bar) = each.remove(&progress.instance) {
-                bar.finish_and_clear();
-            }
-            self.total.inc(1);
+fn window_end(record: &Record, window: Duration) -> Option<Timestamp> {
+    record
+        .window_until
+        .or_else(|| record.committed_at?.checked_add(window).ok())
+}
+
+/// `2026-11-28 16:00 UTC, in 2 d 23 h`
+pub(crate) fn when(at: Timestamp, now: Timestamp) -> String {
+    let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    format!("{}, in {}", at.strftime("%Y-%m-%d %H:%M UTC"), span(left))
+}
+
+pub(crate) fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", time.as_secs_f64()),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..172_800 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// One row of a table, and what there is to say below it.
+struct Row {
+    cells: Vec<String>,
+    below: Vec<String>,
+}
+
+impl Row {
+    fn of(cells: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            cells: cells.into_iter().map(Into::into).collect(),
+            below: Vec::new(),
         }
     }
 
-    /// A line above the bars.
-    pub(crate) fn line(&self, text: &str) {
-        if self.total.is_hidden() {
-            eprintln!("{text}");
-        } else {
-            // Failing to draw is no reason to fail.
-            let _ = self.all.println(text);
+    fn below(&mut self, text: String) {
+        self.below.push(text);
+    }
+}
+
+/// Every column is as wide as its widest cell; nothing is cut off.
+fn print(out: &Out, rows: &[Row]) {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        for (at, cell) in row.cells.iter().enumerate() {
+            let width = cell.chars().count();
+            match widths.get_mut(at) {
+                Some(widest) => *widest = width.max(*widest),
+                None => widths.push(width),
+            }
         }
     }
-
-    pub(crate) fn end(&self) {
-        let _ = self.all.clear();
+    for row in rows {
+        let cells = row.cells.iter().zip(&widths);
+        let line: String = cells.map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+        out.line(line.trim_end());
+        for text in &row.below {
+            out.line(format!("    {text}"));
+        }
     }
 }

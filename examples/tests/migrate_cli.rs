@@ -1,0 +1,572 @@
+//! The `migrate` example as an operator meets it: a process with a command line, signals, output and an exit code, on the
+//! simulation.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use saasodoo_core::migration::{
+    Control, FileJournal, Force, Journal, KnownSecrets, MigrationConfig, Migrator, Record, Step,
+};
+use saasodoo_core::{BackendKind, CreateOptions, DataPolicy, InstanceOrchestrator};
+use saasodoo_testkit::fixtures;
+use saasodoo_testkit::memory::MemoryOrchestrator;
+
+#[path = "../examples/migrate/guard.rs"]
+#[allow(dead_code)]
+mod guard;
+
+/// The example, built when it is not as new as its sources: a test of a package does not build its examples.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // Beside this test: target/debug/deps/… and target/debug/examples/migrate.
+        let here = std::env::current_exe().expect("this test");
+        let profile = here.parent().and_then(Path::parent).expect("a target directory");
+        let binary = profile.join("examples").join("migrate");
+        if !is_fresh(&binary) {
+            let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+            let mut build = Command::new(env!("CARGO"));
+            build.args(["build", "--quiet", "--manifest-path", manifest, "--example", "migrate"]);
+            assert!(build.status().expect("cargo").success());
+        }
+        binary
+    })
+}
+
+/// Whether the binary is newer than everything it was made of, which cargo lists beside it.
+fn is_fresh(binary: &Path) -> bool {
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|about| about.modified()).ok();
+    let Some(built) = changed(binary) else { return false };
+    let Ok(made_of) = std::fs::read_to_string(binary.with_extension("d")) else {
+        return false;
+    };
+    let sources = made_of.split_once(':').map_or("", |(_, sources)| sources);
+    let old = |source: &str| changed(Path::new(source)).is_some_and(|at: SystemTime| at <= built);
+    !sources.trim().is_empty() && sources.split_ascii_whitespace().all(old)
+}
+
+/// A directory of one test, with the state of a wave in it.
+struct Bed(PathBuf);
+
+impl Bed {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("saasodoo-migrate-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.join("wave")
+    }
+
+    fn script(&self, name: &str) -> Script {
+        Script(self.0.join(name))
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.state().join("journal.jsonl")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .arg("--state")
+            .arg(self.state())
+            .args(["--fleet", "3"])
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn call(&self, arguments: &[&str]) -> Answer {
+        Answer::of(self.command(arguments).output().expect("a process"))
+    }
+
+    fn begin(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a process")
+    }
+
+    fn records(&self) -> Vec<Record> {
+        match FileJournal::open_read_only(self.journal()) {
+            Ok(journal) => futures::executor::block_on(journal.load_all()).expect("read"),
+            // Not made yet.
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Until the journal is so.
+    async fn wait_for(&self, what: &str, holds: impl Fn(&[Record]) -> bool) {
+        let began = Instant::now();
+        while !holds(&self.records()) {
+            assert!(began.elapsed() < Duration::from_secs(60), "never {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// A program of a test.
+struct Script(PathBuf);
+
+impl Script {
+    fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).expect("written");
+        std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+
+    fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Answer {
+    fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self {
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+}
+
+fn id(number: u32) -> String {
+    format!("{number:08}-0000-0000-0000-{number:012}")
+}
+
+fn send(signal: &str, child: &Child) {
+    let mut kill = Command::new("kill");
+    kill.arg(format!("-{signal}")).arg(child.id().to_string());
+    assert!(kill.status().expect("kill").success());
+}
+
+#[test]
+fn a_journal_that_is_not_there_is_said_and_not_made() {
+    let bed = Bed::new("absent");
+    let first = id(1);
+    for arguments in [
+        &["status"][..],
+        &["report"],
+        &["report", "--compare"],
+        &["finish"],
+        &["rollback", &first],
+    ] {
+        let answer = bed.call(arguments);
+        assert_eq!(answer.code, Some(1), "{arguments:?}: {answer:?}");
+        assert!(answer.err.contains("there is no journal at"), "{answer:?}");
+    }
+    assert_eq!(bed.call(&["inventory"]).code, Some(0), "it needs none");
+    assert!(!bed.state().exists(), "only run makes it");
+
+    std::fs::write(bed.state(), "not a directory").expect("written");
+    for command in ["status", "inventory", "run"] {
+        let answer = bed.call(&[command]);
+        assert_eq!(answer.code, Some(1), "{answer:?}");
+        assert!(!answer.err.contains("there is no journal"), "not absence: {answer:?}");
+    }
+}
+
+/// A journal of one tenant that was moved between platforms of these names.
+async fn moved_between(journal: &Path, source: &str, target: &str) {
+    let quick = MemoryOrchestrator::builder().data_root("/data");
+    let from = quick.clone().posing_as(BackendKind::Swarm).build();
+    let to = quick
+        .posing_as(BackendKind::Kubernetes)
+        .sharing_data_with(&from)
+        .build();
+    let spec = fixtures::fleet(1).remove(0);
+    let path = "odoo_data_one".parse().expect("a path");
+    from.make_directory(&path);
+    let adopted = CreateOptions::new().with_data(DataPolicy::AdoptDirectory(path));
+    from.create(&spec, adopted).await.expect("created");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let mut config = MigrationConfig::default();
+    config.bake = Duration::from_secs(1);
+    let id = spec.id;
+    let migrator = Migrator::builder(Arc::new(from), Arc::new(to))
+        .journal(Arc::new(FileJournal::open(journal).expect("a journal")))
+        .identities(source, target)
+        .data_root("/data")
+        .secrets(Arc::new(KnownSecrets::of(vec![spec])))
+        .config(config)
+        .build();
+    let moved = migrator.migrate(id, Force::none(), &Control::new()).await;
+    assert_eq!(moved.expect("moved").step, Step::Committed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_of_other_platforms_is_refused_as_a_whole() {
+    let bed = Bed::new("foreign");
+    moved_between(&bed.journal(), "swarm manager a", "kubernetes b").await;
+    let before = std::fs::read(bed.journal()).expect("a journal");
+    let first = id(1);
+    for arguments in [
+        &["run"][..],
+        &["run", "--retry", &first],
+        &["plan"],
+        &["inventory"],
+        &["rollback", &first],
+        &["finish", "--early", &first],
+        &["report", "--compare"],
+        // A simulation is no other name of them.
+        &["run", "--accept-platform", "source", "--accept-platform", "target"],
+    ] {
+        let answer = bed.call(arguments);
+        assert_eq!(answer.code, Some(1), "{arguments:?}: {answer:?}");
+        assert!(
+            answer
+                .err
+                .starts_with("platforms: from simulation of swarm to simulation of kubernetes\n"),
+            "{answer:?}"
+        );
+        assert!(
+            answer.err.contains("from swarm manager a to kubernetes b") && answer.err.contains("nothing was begun"),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(std::fs::read(bed.journal()).expect("a journal"), before);
+    assert_eq!(bed.call(&["status"]).code, Some(0), "it asks no platform");
+    assert_eq!(bed.call(&["report"]).code, Some(0), "nor does it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_name_of_a_real_platform_can_be_accepted() {
+    use guard::{Identities, Identity};
+    let bed = Bed::new("renamed");
+    moved_between(&bed.journal(), "swarm manager a", "kubernetes b").await;
+    let records = bed.records();
+    let between = |source: &str, target: &str| Identities {
+        source: Identity::new(BackendKind::Swarm, source),
+        target: Identity::new(BackendKind::Kubernetes, target),
+    };
+    let check = |here: Identities, force| here.check(&records, force, Path::new("journal"));
+    let accepted = Force::none().accept_platform(saasodoo_core::migration::Side::Source);
+    assert!(check(between("swarm manager a", "kubernetes b"), Force::none()).is_ok());
+    assert!(check(between("swarm manager c", "kubernetes b"), Force::none()).is_err());
+    assert!(check(between("swarm manager c", "kubernetes b"), accepted).is_ok());
+    assert!(check(between("swarm manager a", "kubernetes c"), accepted).is_err());
+    let swapped = Identities {
+        source: Identity::new(BackendKind::Kubernetes, "kubernetes b"),
+        target: Identity::new(BackendKind::Swarm, "swarm manager a"),
+    };
+    let both = accepted.accept_platform(saasodoo_core::migration::Side::Target);
+    assert!(check(swapped, both).is_err(), "another direction is no other name");
+}
+
+#[test]
+fn a_wave_is_told_from_the_inventory_to_the_way_back() {
+    let bed = Bed::new("wave");
+    let first = id(1);
+    let answer = bed.call(&["run"]);
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    assert!(
+        answer.err.contains("3/3 committed odoo-tenant-") && answer.err.contains(" down 1."),
+        "{answer:?}"
+    );
+    assert!(answer.out.starts_with("3 committed, 0 rolled back"), "{answer:?}");
+
+    let status = bed.call(&["status"]).out;
+    assert!(
+        status.contains("until 20") && status.contains("in 2 d 23 h"),
+        "{status}"
+    );
+    let inventory = bed.call(&["inventory"]).out;
+    let row = inventory.lines().find(|line| line.starts_with(&first)).expect("its id");
+    assert!(row.contains("committed"), "{inventory}");
+    let column = |line: &str, of: &str| line.find(of).map(|at| line[..at].chars().count());
+    let header = inventory.lines().next().expect("a header");
+    assert_eq!(column(header, "journal"), column(row, "committed"), "{inventory}");
+    assert!(
+        inventory.contains("3 committed, 0 under way, 0 finished, 0 rolled back"),
+        "{inventory}"
+    );
+    let plan = bed.call(&["plan"]);
+    assert_eq!(plan.code, Some(0), "{plan:?}");
+    assert!(
+        plan.out.contains("3 left out") && !plan.out.contains("CANNOT MOVE"),
+        "{plan:?}"
+    );
+    let plan = bed.call(&["plan", &first]);
+    assert_eq!(plan.code, Some(3), "it is on the target already: {plan:?}");
+    assert!(plan.out.contains("  in the journal at committed: "), "{plan:?}");
+    let finish = bed.call(&["finish"]);
+    assert_eq!(finish.code, Some(0));
+    assert!(finish.out.contains("the next one is odoo-tenant-"), "{finish:?}");
+
+    let back = bed.call(&["rollback", &first]);
+    assert_eq!(back.code, Some(0), "{back:?}");
+    assert!(
+        back.out
+            .contains(&format!("{first} odoo-tenant-1-00000001 rolled_back")),
+        "{back:?}"
+    );
+    assert!(
+        bed.call(&["status"])
+            .out
+            .contains("taken back by the operator after the commit")
+    );
+    let again = bed.call(&["run"]);
+    assert_eq!(again.code, Some(0), "this run failed for nobody: {again:?}");
+    assert!(
+        again.out.contains("1 of these were rolled back in an earlier run"),
+        "{again:?}"
+    );
+    assert_eq!(bed.call(&["finish", "--early", &id(2)]).code, Some(0));
+}
+
+#[test]
+fn one_tenant_that_is_missing_does_not_end_the_comparison() {
+    let bed = Bed::new("compare");
+    assert_eq!(bed.call(&["run"]).code, Some(0));
+    let report = bed.0.join("report.json");
+    let mut compare = Command::new(binary());
+    compare
+        .arg("--state")
+        .arg(bed.state())
+        .args(["--fleet", "2", "report", "--compare", "--json"]);
+    let compare = Answer::of(compare.arg(&report).output().expect("a process"));
+    assert_eq!(compare.code, Some(3), "{compare:?}");
+    assert!(
+        compare.err.contains("not compared: odoo-tenant-3-00000003"),
+        "{compare:?}"
+    );
+    let report = std::fs::read_to_string(report).expect("a report");
+    assert!(report.contains("\"not_compared\": 1"), "{report}");
+}
+
+#[test]
+fn a_tenant_that_is_rolled_back_counts_in_the_run_that_did_it() {
+    let bed = Bed::new("failed");
+    let secrets = bed.0.join("secrets.json");
+    let with_secrets = |text: &str| {
+        std::fs::write(&secrets, text).expect("written");
+        let path = secrets.display().to_string();
+        bed.call(&["--secrets", &path, "run", &id(1)])
+    };
+    let answer = with_secrets(r#"{"one": {}}"#);
+    assert_eq!(answer.code, Some(1));
+    assert!(answer.err.contains("secrets.json: the id \"one\""), "{answer:?}");
+
+    let answer = with_secrets("{}");
+    assert_eq!(answer.code, Some(3), "{answer:?}");
+    assert!(
+        answer
+            .err
+            .contains("1/1 rolled_back odoo-tenant-1-00000001: preflight failed: "),
+        "{answer:?}"
+    );
+    let status = bed.call(&["status"]).out;
+    let row = status.lines().find(|line| line.starts_with(&id(1))).expect("a row");
+    assert!(row.contains("rolled_back  -"), "never down: {status}");
+    assert!(status.contains("    preflight failed: "), "{status}");
+    assert_eq!(bed.call(&["run", &id(1)]).code, Some(0), "not in this run");
+}
+
+#[test]
+fn an_id_that_nobody_knows_leaves_nothing_behind() {
+    let bed = Bed::new("unknown");
+    let (wrong, other) = (id(77), id(78));
+    let answer = bed.call(&["run", &id(1), &wrong, &other]);
+    assert_eq!(answer.code, Some(1), "{answer:?}");
+    assert!(answer.err.contains(&wrong) && answer.err.contains(&other), "{answer:?}");
+    assert!(!bed.state().exists(), "nothing was begun");
+}
+
+#[tokio::test]
+async fn a_signal_pauses_a_wave() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let bed = Bed::new(&format!("pause-{signal}"));
+        let child = bed.begin(&["--bake", "600", "run", "--concurrency", "2"]);
+        bed.wait_for("two in the bake", |records| {
+            records.iter().filter(|record| record.step == Step::Bake).count() == 2
+        })
+        .await;
+        send(signal, &child);
+        let answer = Answer::of(child.wait_with_output().expect("its end"));
+        assert_eq!(answer.code, Some(4), "{signal}: {answer:?}");
+        assert!(answer.out.contains("2 paused, 1 not begun"), "{answer:?}");
+        let plan = bed.call(&["plan"]).out;
+        assert!(plan.contains("odoo-tenant-1-00000001  UNDER WAY at bake"), "{plan}");
+        assert!(plan.contains("1 of 1 can move"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_takes_back_who_is_down() {
+    let bed = Bed::new("abort");
+    // The tenant is down until the orders were heard.
+    let (hook, heard) = (bed.script("wait"), bed.0.join("heard"));
+    let script = format!("#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.05; done\n", heard.display());
+    hook.write(&script);
+    let mut child = bed.begin(&["--route-command", &hook.path(), "run", "--concurrency", "1"]);
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut said = |what: &str| {
+        let line = lines.find_map(|line| line.ok().filter(|line| line.contains(what)));
+        assert!(line.is_some(), "never said: {what}");
+    };
+    bed.wait_for("down", |records| records.iter().any(Record::is_down))
+        .await;
+    send("TERM", &child);
+    said("pausing where tenants are up");
+    // What ends a machine pauses, however often it comes.
+    send("TERM", &child);
+    send("INT", &child);
+    said("taking those under way back");
+    std::fs::write(heard, "").expect("written");
+    said("rolled_back odoo-tenant-1-00000001 down");
+    let answer = Answer::of(child.wait_with_output().expect("its end"));
+    assert_eq!(answer.code, Some(3), "{answer:?}");
+    assert!(bed.call(&["status"]).out.contains("    given up by the operator"));
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_down_and_one_that_is_halted_are_shown() {
+    let bed = Bed::new("down");
+    let mut child = bed.begin(&["--bake", "600", "run", &id(2)]);
+    bed.wait_for("down", |records| records.iter().any(Record::is_down))
+        .await;
+    child.kill().expect("killed");
+    child.wait().expect("its end");
+    let status = bed.call(&["status"]).out;
+    assert!(status.contains("  DOWN ") && status.contains("1 down now"), "{status}");
+
+    // Here neither side has it any more.
+    let mut halted = Command::new(binary());
+    halted
+        .arg("--state")
+        .arg(bed.state())
+        .args(["--fleet", "1", "run", &id(2)]);
+    let halted = Answer::of(halted.output().expect("a process"));
+    assert_eq!(halted.code, Some(3), "{halted:?}");
+    assert!(halted.err.contains("HALTED odoo-tenant-2-00000002"), "{halted:?}");
+    let status = bed.call(&["status"]).out;
+    assert!(
+        status.contains("    HALTED at ") && status.contains("1 halted"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn a_signal_stops_a_rollback_between_two_tenants() {
+    let bed = Bed::new("rollback");
+    assert_eq!(bed.call(&["run"]).code, Some(0));
+    let (first, second, third) = (id(1), id(2), id(3));
+    let child = bed.begin(&["rollback", &first, &second, &third]);
+    bed.wait_for("on the way back", |records| {
+        records.iter().any(|record| record.step.is_back())
+    })
+    .await;
+    send("TERM", &child);
+    let answer = Answer::of(child.wait_with_output().expect("its end"));
+    assert_eq!(answer.code, Some(4), "{answer:?}");
+    assert!(answer.out.contains("1 done, 0 failed, 2 left"), "{answer:?}");
+    assert!(answer.err.contains(&format!("{second} {third}")), "{answer:?}");
+    let records = bed.records();
+    let back = records.iter().filter(|record| record.step == Step::RolledBack);
+    assert_eq!(back.count(), 1, "the one in hand came to its end");
+}
+
+#[test]
+fn what_cannot_work_is_refused_on_the_command_line() {
+    let bed = Bed::new("usage");
+    let plain = bed.0.join("plain");
+    std::fs::write(&plain, "no program").expect("written");
+    let plain = plain.display().to_string();
+    for (arguments, says) in [
+        (&["run", "--stop-at", "10"][..], "from 0 to 1"),
+        (&["run", "--stop-at", "NaN"], "from 0 to 1"),
+        (&["run", "--concurrency", "0"], "0 is not in 1.."),
+        (&["run", "--least-sample", "0"], "0 is not in 1.."),
+        (&["--ready", "0", "run"], "0 is not in 1.."),
+        (&["--window", "18446744073709551615", "finish"], "is not in 0.."),
+        (
+            &["--route-command", "/nowhere/switch-host --zone x", "run"],
+            "/nowhere/switch-host",
+        ),
+        (&["--route-command", "no-such-program-anywhere", "run"], "in PATH"),
+        (&["--route-command", &plain, "run"], "it is not executable"),
+    ] {
+        let answer = bed.call(arguments);
+        assert_eq!(answer.code, Some(2), "{arguments:?}: {answer:?}");
+        assert!(answer.err.contains(says), "{arguments:?}: {answer:?}");
+    }
+    let help = bed.call(&["run", "--help"]).out;
+    assert!(
+        help.contains("Exit codes:") && help.contains("--least-sample"),
+        "{help}"
+    );
+}
+
+#[test]
+fn a_hook_is_found_in_path_and_runs_in_a_group_of_its_own() {
+    let bed = Bed::new("hook");
+    let (hook, log) = (bed.script("switch-host"), bed.0.join("log"));
+    let script = format!(
+        "#!/bin/sh\necho \"$1 $HOST $SIDE $$ $(cut -d' ' -f5 /proc/$$/stat)\" >> '{}'\n",
+        log.display()
+    );
+    hook.write(&script);
+    let mut run = bed.command(&["--route-command", "switch-host zone", "run", &id(1)]);
+    let path = std::env::var("PATH").unwrap_or_default();
+    run.env("PATH", format!("{}:{path}", bed.0.display()));
+    let answer = Answer::of(run.output().expect("a process"));
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    let log = std::fs::read_to_string(log).expect("a log");
+    let words: Vec<&str> = log.split_whitespace().collect();
+    let [zone, host, side, process, group] = words[..] else {
+        panic!("{log}")
+    };
+    assert_eq!((zone, host, side), ("zone", "tenant-1.saasodoo.com", "target"));
+    assert_eq!(process, group, "a Ctrl-C in the terminal would end it");
+}
+
+#[test]
+fn a_reader_that_goes_is_no_error_and_a_full_disk_is_one() {
+    let bed = Bed::new("output");
+    assert_eq!(bed.call(&["run", &id(1)]).code, Some(0));
+    for command in ["status", "report"] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut gone = bed.command(&[command]);
+        let gone = Answer::of(gone.stdout(writer).stderr(Stdio::piped()).output().expect("a process"));
+        assert_eq!((gone.code, gone.err.as_str()), (Some(0), ""), "{command}");
+
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .expect("a full disk");
+        let mut full_disk = bed.command(&[command]);
+        let mut child = full_disk
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let mut said = String::new();
+        let stderr = child.stderr.as_mut().expect("piped");
+        stderr.read_to_string(&mut said).expect("read");
+        assert_eq!(child.wait().expect("its end").code(), Some(1), "{command}: {said}");
+        assert!(said.starts_with("error: writing to the standard output"), "{said}");
+    }
+}
