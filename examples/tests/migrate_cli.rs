@@ -282,7 +282,7 @@ fn a_wave_is_told_from_the_inventory_to_the_way_back() {
     let answer = bed.call(&["run"]);
     assert_eq!(answer.code, Some(0), "{answer:?}");
     assert!(
-        answer.err.contains("3/3 committed odoo-tenant-") && answer.err.contains(" down 1."),
+        answer.err.contains("3/3 committed odoo-tenant-") && answer.err.contains(" down "),
         "{answer:?}"
     );
     assert!(answer.out.starts_with("3 committed, 0 rolled back"), "{answer:?}");
