@@ -12,10 +12,10 @@ use futures::StreamExt as _;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
 use saasodoo_core::{
-    Bytes, Cause, CreateOptions, DataPath, DeleteOptions, DynOrchestrator, EnsureOutcome, Error, ErrorKind,
+    Bytes, Cause, CreateOptions, DataPath, DataPolicy, DeleteOptions, DynOrchestrator, EnsureOutcome, Error, ErrorKind,
     HealthState, Host, ImageRef, Instance, InstanceChange, InstanceEvent, InstanceFilter, InstanceId,
     InstanceOrchestratorExt as _, InstanceSpec, InstanceStatus, LogOptions, Origin, Result, StorageLocation,
-    UpdateOptions,
+    StorageState, UpdateOptions,
 };
 use saasodoo_k8s::AdoptionSource;
 use saasodoo_testkit::contract::{Budgets, FaultGuard, Outcome, Runner, Subject};
@@ -51,7 +51,10 @@ fn failed(what: impl std::fmt::Display) -> Error {
 
 impl FakeSubject {
     async fn new() -> Self {
-        let fake = FakeKubernetes::new();
+        Self::on(FakeKubernetes::new()).await
+    }
+
+    async fn on(fake: FakeKubernetes) -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let bed = bed(&fake);
         let mut config = bed.config();
@@ -515,4 +518,36 @@ async fn storage_grows_once_there_is_a_volume() {
         i.storage.capacity == Some(Bytes::from_mib(32))
     })
     .await;
+}
+
+/// What a migration waits for before it stops anybody.
+#[tokio::test(start_paused = true)]
+async fn adopted_storage_is_pending_until_its_claim_is_bound() {
+    let binding = Duration::from_secs(15);
+    let subject = FakeSubject::on(FakeKubernetes::builder().bind_time(binding).build()).await;
+    let path = subject.make_directory().await.expect("made").expect("a directory");
+    let (orchestrator, spec) = (&subject.orchestrator, spec());
+    let options = CreateOptions::new()
+        .with_data(DataPolicy::AdoptDirectory(path))
+        .stopped();
+    orchestrator.create(&spec, options).await.expect("made");
+    let state = async || orchestrator.get(spec.id).await.expect("there").storage.state;
+    assert_eq!(state().await, StorageState::Pending);
+    // Who starts it nevertheless is told why nothing happens.
+    orchestrator.start(spec.id).await.expect("started");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let waiting = orchestrator.get(spec.id).await.expect("there");
+    assert_eq!(waiting.status, InstanceStatus::Starting);
+    assert!(
+        matches!(waiting.cause, Some(Cause::StoragePending { .. })),
+        "{:?}",
+        waiting.cause
+    );
+    tokio::time::sleep(binding).await;
+    assert_eq!(state().await, StorageState::Ready);
+    let running = orchestrator
+        .wait_until(spec.id, InstanceStatus::Running, START)
+        .await
+        .expect("it runs");
+    assert_eq!(running.cause, None);
 }

@@ -153,7 +153,7 @@ impl Run<'_> {
         })
     }
 
-    pub(super) async fn hold_target(&mut self) -> StepResult {
+    pub(super) async fn hold_target(&mut self, control: &Control) -> StepResult {
         let deadline = Instant::now() + self.m.config.retry;
         loop {
             let instance = self.look_present(Side::Target).await?;
@@ -163,7 +163,7 @@ impl Run<'_> {
             }
             // Only what a resume takes away again.
             if instance.facts.hold == Some(Hold::Suspended) {
-                return self.await_storage(*instance).await;
+                return self.await_storage(*instance, control).await;
             }
             match self.power(Side::Target, Power::Suspend).await? {
                 Ok(_) => {}
@@ -176,9 +176,10 @@ impl Run<'_> {
 
     /// While the tenant is still up: a pod whose claim is not bound is not scheduled, and binding is work of a controller
     /// that tries again after 15 s when two of its workers got in each other's way.
-    async fn await_storage(&mut self, mut target: Instance) -> StepResult {
+    async fn await_storage(&mut self, mut target: Instance, control: &Control) -> StepResult {
         let began = Instant::now();
         while !has_storage(&target) {
+            self.obey(control)?;
             if began.elapsed() >= self.m.config.storage {
                 let what = format!("the target's storage is {}", target.storage.state);
                 return Err(Stop::Fail(self.error(ErrorKind::Timeout, what).with_advice(

@@ -204,7 +204,7 @@ impl<'a> Run<'a> {
             Step::Preflight => self.preflight().await,
             Step::Plan => self.plan().await,
             Step::CreateTarget => self.create_target().await,
-            Step::HoldTarget => self.hold_target().await,
+            Step::HoldTarget => self.hold_target(control).await,
             Step::StopSource => self.stop_source().await,
             Step::Fence => self.record_fence(Side::Source).await,
             Step::StartTarget => self.start_target().await,

@@ -91,6 +91,7 @@ pub struct FakeKubernetesBuilder {
     storage_class: String,
     latency: Duration,
     boot: Duration,
+    binding: Duration,
 }
 
 impl FakeKubernetesBuilder {
@@ -119,11 +120,19 @@ impl FakeKubernetesBuilder {
         self
     }
 
+    /// How long a new claim is without its volume, in the place of no time. A real one mostly takes none, too; when the
+    /// controller loses a race with itself, it is as long as its `--pvclaimbinder-sync-period`, 15 s.
+    pub fn bind_time(mut self, time: Duration) -> Self {
+        self.binding = time;
+        self
+    }
+
     /// The server. Its controllers start with the first request.
     #[must_use]
     pub fn build(self) -> FakeKubernetes {
         let mut state = State::new(&self.namespaces, &self.storage_class);
         state.boot = self.boot;
+        state.binding = self.binding;
         FakeKubernetes {
             inner: Arc::new(Inner {
                 state: Mutex::new(state),
@@ -166,6 +175,7 @@ impl FakeKubernetes {
             storage_class: "cephfs-saasodoo".to_owned(),
             latency: Duration::from_millis(4),
             boot: Duration::from_millis(200),
+            binding: Duration::ZERO,
         }
     }
 

@@ -188,7 +188,9 @@ impl State {
                 return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
             }
             if claim["status"]["phase"] != "Bound" {
-                self.bind(&claim_key, &claim, true);
+                if !self.is_early(&claim_key, &claim) {
+                    self.bind(&claim_key, &claim, true);
+                }
                 return Err("0/1 nodes are available: 1 pod has unbound immediate PersistentVolumeClaims.".to_owned());
             }
         }

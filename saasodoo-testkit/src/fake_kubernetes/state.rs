@@ -84,6 +84,10 @@ pub(super) struct State {
     pub(super) touched: u64,
     /// How long a process takes from its start until it listens.
     pub(super) boot: Duration,
+    /// How long a new claim waits for its volume.
+    pub(super) binding: Duration,
+    /// From when on a claim may be bound, by its UID.
+    pub(super) bound_from: BTreeMap<String, Instant>,
 }
 
 impl State {
@@ -112,6 +116,8 @@ impl State {
             rollouts: BTreeMap::new(),
             touched: 0,
             boot: Duration::from_millis(200),
+            binding: Duration::ZERO,
+            bound_from: BTreeMap::new(),
         };
         for name in namespaces {
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "status": {"phase": "Active"}});

@@ -1,10 +1,11 @@
 //! Claims, volumes and the directories behind them.
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::controllers::is_finished;
 use super::rules::{CLAIM_PROTECTION, VOLUME_PROTECTION, bytes};
-use super::state::{State, claims_of};
+use super::state::{Job, State, claims_of};
 use super::store::{CLAIMS, CLASSES, Key, PODS, VOLUMES, is_deleting, text, uid, unfinalize};
 
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
@@ -30,8 +31,26 @@ impl State {
         match text(&claim, "/status/phase") {
             "Bound" => self.keep_bound(key, &claim),
             "Lost" => {}
+            _ if self.is_early(key, &claim) => {}
             _ => self.bind(key, &claim, false),
         }
+    }
+
+    /// Whether it is not the time yet to bind a claim; it is looked at again then.
+    pub(super) fn is_early(&mut self, key: &Key, claim: &Value) -> bool {
+        if self.binding.is_zero() {
+            return false;
+        }
+        let now = Instant::now();
+        let from = match self.bound_from.get(uid(claim)) {
+            Some(from) => *from,
+            None => {
+                self.bound_from.insert(uid(claim).to_owned(), now + self.binding);
+                self.later(Job::Claim(key.clone()), self.binding);
+                now + self.binding
+            }
+        };
+        now < from
     }
 
     fn keep_bound(&mut self, key: &Key, claim: &Value) {

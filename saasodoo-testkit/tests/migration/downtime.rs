@@ -82,6 +82,28 @@ async fn storage_that_does_not_become_ready_takes_nobody_down() {
     assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_storage_hears_the_operator() {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let id = scenario.specs[0].id;
+    scenario.new.cause(id, Trouble::StoragePending);
+    let (migrator, control) = (scenario.migrator().build(), Control::new());
+    for (step, order) in [
+        (Step::HoldTarget, Control::pause as fn(&Control)),
+        (Step::RolledBack, Control::abort),
+    ] {
+        let began = tokio::time::Instant::now();
+        let (moved, ()) = tokio::join!(migrator.migrate(id, Force::none(), &control), async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            order(&control);
+        });
+        assert_eq!(moved.expect("it answers").step, step);
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        control.resume();
+    }
+    assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
+}
+
 /// Storage that was ready when the target was held, and is not when the source is to be stopped.
 #[tokio::test(start_paused = true)]
 async fn storage_that_is_lost_before_the_stop_takes_nobody_down() {
