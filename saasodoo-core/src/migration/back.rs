@@ -304,15 +304,13 @@ impl Run<'_> {
             (Side::Target, Mutation::Start),
         ])
         .await?;
-        let ours = match self.record.target_ours {
-            Some(ours) => ours,
-            None if !self.record.create_tried => false,
-            // The answer was lost, or the process died before it came.
-            None => match self.look(Side::Target).await? {
+        // The answer to our creation may have been lost, and somebody may have put another one in the place of ours.
+        let may_be_ours = self.record.target_ours.unwrap_or(self.record.create_tried);
+        let ours = may_be_ours
+            && match self.look(Side::Target).await? {
                 Presence::Present(target) => self.has_made(&target),
                 Presence::Absent => false,
-            },
-        };
+            };
         if !ours {
             return Ok("nothing that this migration has made is there".to_owned());
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use saasodoo_core::migration::{Control, Event, Force, MemoryJournal, Mutation, Step};
 use saasodoo_core::{
-    CreateOptions, DataPolicy, ErrorKind, InstanceOrchestrator, InstanceOrchestratorExt, InstanceStatus, OperationKind,
+    CreateOptions, DataPolicy, DeleteOptions, ErrorKind, InstanceOrchestrator, InstanceOrchestratorExt, InstanceStatus,
+    OperationKind, Power,
 };
 use saasodoo_testkit::memory::{Fault, FaultPlan};
 
@@ -85,4 +86,29 @@ async fn a_way_back_does_not_remove_what_others_created() {
         assert_eq!(new.exists(id).await.expect("read"), !ours);
         assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
     }
+}
+
+/// Somebody has deleted what the migration made there, and has made an instance of their own.
+#[tokio::test(start_paused = true)]
+async fn what_others_put_in_the_place_of_ours_stays() {
+    let (scenario, spec, _) = one().await;
+    let (id, new) = (spec.id, scenario.new.clone());
+    let migrator = scenario.migrator().config(quick()).build();
+    migrator
+        .migrate(id, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    new.set_power(id, Power::Stop).await.expect("stopped");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    new.delete(id, DeleteOptions::retain()).await.expect("deleted");
+    let data = "odoo_data_tenant-1_00000001".parse().expect("a path");
+    let theirs = CreateOptions::new().with_data(DataPolicy::AdoptDirectory(data));
+    new.create(&spec, theirs).await.expect("made by somebody else");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let record = migrator.rollback(id).await.expect("back");
+    assert_eq!(record.step, Step::RolledBack);
+    assert_eq!(scenario.old.status(id).await.expect("read"), InstanceStatus::Running);
+    // It cannot write beside the source, and is there.
+    assert_eq!(new.status(id).await.expect("there"), InstanceStatus::Paused);
+    assert_eq!(new.violations(), []);
 }
