@@ -445,8 +445,13 @@ async fn a_second_ctrl_c_takes_back_who_is_down() {
 async fn a_tenant_that_is_down_and_one_that_is_halted_are_shown() {
     let bed = Bed::new("down");
     let mut child = bed.begin(&["--bake", "600", "run", &id(2)]);
-    bed.wait_for("down", |records| records.iter().any(Record::is_down))
-        .await;
+    // Stopped, and not only about to be.
+    bed.wait_for("starting on the target", |records| {
+        records
+            .iter()
+            .any(|record| record.is_down() && record.step == Step::AwaitTarget)
+    })
+    .await;
     child.kill().expect("killed");
     child.wait().expect("its end");
     let status = bed.call(&["status"]).out;
