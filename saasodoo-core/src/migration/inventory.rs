@@ -47,9 +47,10 @@ impl Inventory {
     }
 }
 
-/// Short, and another one for another value.
+/// Short, and another one for another value. What cannot be written down is equal to nothing: it counts as changed.
 pub(super) fn digest(of: &impl Serialize) -> String {
-    super::journal_file::checksum(&serde_json::to_string(of).unwrap_or_default())
+    let text = serde_json::to_string(of).unwrap_or_else(|_| uuid::Uuid::new_v4().to_string());
+    super::journal_file::checksum(&text)
 }
 
 /// The inventory as it is written down: what the tenant set as environment stands there once.
