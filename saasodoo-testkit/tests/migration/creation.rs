@@ -11,17 +11,20 @@ use saasodoo_core::{
 };
 use saasodoo_testkit::memory::{Fault, FaultPlan};
 
-use super::{one, quick};
+use super::{migrate, one, quick};
+
+/// How somebody else creates the tenant's instance.
+fn on_the_same_data() -> CreateOptions {
+    let data = "odoo_data_tenant-1_00000001".parse().expect("a path");
+    CreateOptions::new().with_data(DataPolicy::AdoptDirectory(data))
+}
 
 /// What somebody else makes there while the answer to our own creation is lost is not ours, whatever it looks like.
 #[tokio::test(start_paused = true)]
 async fn what_others_create_while_an_answer_is_lost_is_not_taken_for_ours() {
     let (scenario, spec, _) = one().await;
     let (id, new) = (spec.id, scenario.new.clone());
-    let data = "odoo_data_tenant-1_00000001".parse().expect("a path");
-    let theirs = CreateOptions::new()
-        .with_data(DataPolicy::AdoptDirectory(data))
-        .stopped();
+    let theirs = on_the_same_data().stopped();
     // Ours fails, and nobody knows how.
     new.plan_faults(FaultPlan::new().on(OperationKind::Create, 1, Fault::Fail(ErrorKind::Timeout)));
     let migrator = scenario.migrator().config(quick()).build();
@@ -40,10 +43,7 @@ async fn what_others_create_while_an_answer_is_lost_is_not_taken_for_ours() {
         }
         panic!("never created")
     });
-    let record = migrator
-        .migrate(id, Force::none(), &Control::new())
-        .await
-        .expect("back");
+    let record = migrate(&migrator, id).await;
     other.await.expect("made");
     assert_eq!(
         (record.step, record.target_ours, record.outages.len()),
@@ -65,10 +65,7 @@ async fn a_way_back_does_not_remove_what_others_created() {
     for ours in [false, true] {
         let (scenario, spec, _) = one().await;
         let (id, new) = (spec.id, scenario.new.clone());
-        let data = "odoo_data_tenant-1_00000001".parse().expect("a path");
-        let theirs = CreateOptions::new()
-            .with_data(DataPolicy::AdoptDirectory(data))
-            .stopped();
+        let theirs = on_the_same_data().stopped();
         // Made or not, no answer ever comes.
         let fault = if ours { Fault::HangAfter } else { Fault::Hang };
         new.plan_faults(FaultPlan::new().on(OperationKind::Create, 1, fault));
@@ -94,15 +91,11 @@ async fn what_others_put_in_the_place_of_ours_stays() {
     let (scenario, spec, _) = one().await;
     let (id, new) = (spec.id, scenario.new.clone());
     let migrator = scenario.migrator().config(quick()).build();
-    migrator
-        .migrate(id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    migrate(&migrator, id).await;
     new.set_power(id, Power::Stop).await.expect("stopped");
     tokio::time::sleep(Duration::from_secs(60)).await;
     new.delete(id, DeleteOptions::retain()).await.expect("deleted");
-    let data = "odoo_data_tenant-1_00000001".parse().expect("a path");
-    let theirs = CreateOptions::new().with_data(DataPolicy::AdoptDirectory(data));
+    let theirs = on_the_same_data();
     new.create(&spec, theirs).await.expect("made by somebody else");
     tokio::time::sleep(Duration::from_secs(60)).await;
     let record = migrator.rollback(id).await.expect("back");

@@ -10,7 +10,7 @@ use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
 use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, Trouble};
 
-use super::ROOT;
+use super::{ROOT, migrate};
 
 /// What the migration adds to the time that the platforms take: calls and looks, one after the other where the fence
 /// wants it, and no more of them than it wants.
@@ -34,10 +34,7 @@ async fn little_is_added_to_the_downtime() {
         .secrets(Arc::new(KnownSecrets::of([spec.clone()])))
         .clock(Clock::tokio(jiff::Timestamp::now()))
         .build();
-    let record = migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    let record = migrate(&migrator, spec.id).await;
     assert_eq!(record.step, Step::Committed, "{:?}", record.failure);
     let added = record.downtime(migrator.now()) - Duration::from_secs(3 + 8);
     assert!(added < Duration::from_millis(2500), "{added:?}");
@@ -70,10 +67,7 @@ async fn storage_that_does_not_become_ready_takes_nobody_down() {
     let id = scenario.specs[0].id;
     scenario.new.cause(id, Trouble::StoragePending);
     let migrator = scenario.migrator().build();
-    let record = migrator
-        .migrate(id, Force::none(), &Control::new())
-        .await
-        .expect("back");
+    let record = migrate(&migrator, id).await;
     assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 0));
     let failure = record.failure.expect("a reason");
     assert_eq!((failure.step, failure.kind), (Step::HoldTarget, ErrorKind::Timeout));
@@ -126,10 +120,7 @@ async fn storage_that_is_lost_before_the_stop_takes_nobody_down() {
     scenario.new.plan_faults((1..100).fold(FaultPlan::new(), |plan, nth| {
         plan.on(OperationKind::Get, nth, Fault::Delay(Duration::from_millis(10)))
     }));
-    let record = migrator
-        .migrate(id, Force::none(), &Control::new())
-        .await
-        .expect("back");
+    let record = migrate(&migrator, id).await;
     losing.await.expect("the trouble was made");
     assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 0));
     let failure = record.failure.expect("a reason");

@@ -13,7 +13,7 @@ use saasodoo_core::{
 use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::memory::MemoryOrchestrator;
 
-use super::quick;
+use super::{migrate, quick};
 
 async fn hold(memory: &MemoryOrchestrator, id: InstanceId) -> Option<Hold> {
     memory.get(id).await.expect("there").facts.hold
@@ -145,10 +145,7 @@ async fn a_source_that_is_held_is_not_removed() {
     let scenario = Scenario::with_fleet(1).await.expect("a tenant");
     let (old, new, id) = (&scenario.old, &scenario.new, scenario.ids()[0]);
     let migrator = scenario.migrator().config(quick()).build();
-    migrator
-        .migrate(id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    migrate(&migrator, id).await;
     old.hold_for_maintenance(id, true).expect("held");
     let error = migrator.finish(id, true).await.expect_err("it is held");
     assert!(error.message().contains("maintenance"), "{error}");

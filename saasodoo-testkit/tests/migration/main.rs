@@ -10,8 +10,8 @@ mod told;
 use std::sync::Arc;
 use std::time::Duration;
 
-use saasodoo_core::migration::{MigrationConfig, Migrator, ObjectJournal, RootedData};
-use saasodoo_core::{InstanceOrchestrator, InstanceSpec, StorageLocation};
+use saasodoo_core::migration::{Control, Force, MigrationConfig, Migrator, ObjectJournal, Record, RootedData};
+use saasodoo_core::{InstanceId, InstanceOrchestrator, InstanceSpec, StorageLocation};
 use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::memory::MemoryOrchestrator;
 
@@ -24,6 +24,12 @@ async fn one() -> (Scenario, InstanceSpec, StorageLocation) {
     let location = instance.storage.location.expect("a location");
     scenario.old.write_file(&location, "before", "1").expect("written");
     (scenario, spec, location)
+}
+
+/// Until it comes to rest.
+async fn migrate(migrator: &Migrator, id: InstanceId) -> Record {
+    let rest = migrator.migrate(id, Force::none(), &Control::new()).await;
+    rest.expect("it comes to rest")
 }
 
 async fn pass(seconds: u64) {

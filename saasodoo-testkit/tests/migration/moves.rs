@@ -20,17 +20,14 @@ use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
 use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, Trouble};
 
-use super::{ROOT, on_objects, one, pass, quick};
+use super::{ROOT, migrate, on_objects, one, pass, quick};
 
 #[tokio::test(start_paused = true)]
 async fn an_instance_moves_and_comes_back_with_its_data() {
     let (scenario, spec, location) = one().await;
     let (old, new) = (&scenario.old, &scenario.new);
     let migrator = scenario.migrator().build();
-    let record = migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    let record = migrate(&migrator, spec.id).await;
     assert_eq!(record.step, Step::Committed);
     let after = new.get(spec.id).await.expect("there");
     assert_eq!((after.status, after.facts.hold), (InstanceStatus::Running, None));
@@ -76,10 +73,7 @@ async fn an_instance_moves_and_comes_back_with_its_data() {
 async fn after_the_window_the_source_goes_and_the_way_back_is_a_migration() {
     let (scenario, spec, location) = one().await;
     let migrator = scenario.migrator().config(quick()).build();
-    migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    migrate(&migrator, spec.id).await;
     let early = migrator.finish(spec.id, false).await.expect_err("the window is open");
     assert_eq!(early.kind(), ErrorKind::NotAllowed);
     assert!(migrator.finish_due().await.expect("read").is_empty());
@@ -128,10 +122,7 @@ async fn tenants_that_do_not_run_are_not_started() {
         scenario.old.set_power(spec.id, power).await.expect("done");
         pass(10).await;
         let migrator = scenario.migrator().config(quick()).build();
-        let record = migrator
-            .migrate(spec.id, Force::none(), &Control::new())
-            .await
-            .expect("moved");
+        let record = migrate(&migrator, spec.id).await;
         assert_eq!((record.step, record.outages.len()), (Step::Committed, 0));
         assert_eq!(scenario.new.status(spec.id).await.expect("read"), status);
         let starts = scenario
@@ -178,10 +169,7 @@ async fn the_preflight_refuses_and_changes_nothing() {
         pass(60).await;
         let before = scenario.old.get(spec.id).await.expect("there").provenance.revision;
         let migrator = scenario.migrator().config(quick()).build();
-        let record = migrator
-            .migrate(spec.id, Force::none(), &Control::new())
-            .await
-            .expect("refused");
+        let record = migrate(&migrator, spec.id).await;
         let failure = record.failure.expect("a reason");
         assert_eq!(
             (record.step, failure.step),
@@ -208,15 +196,9 @@ async fn what_is_refused_can_be_forced() {
     scenario.old.cause(spec.id, Trouble::Unready);
     pass(60).await;
     let migrator = scenario.migrator().config(quick()).build();
-    let refused = migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("refused");
+    let refused = migrate(&migrator, spec.id).await;
     assert_eq!(refused.step, Step::RolledBack);
-    let again = migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("as it is");
+    let again = migrate(&migrator, spec.id).await;
     assert_eq!(again.run, refused.run, "what is over is not begun again by itself");
     let force = Force::none().unhealthy_source().unparsed();
     let record = migrator.retry(spec.id, force, &Control::new()).await.expect("moved");
@@ -257,10 +239,7 @@ async fn what_others_made_on_the_target_stays() {
         asked: AtomicU32::new(0),
     };
     let migrator = scenario.migrator().config(quick()).secrets(Arc::new(intruder)).build();
-    let record = migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("it ends");
+    let record = migrate(&migrator, spec.id).await;
     assert_eq!(record.failure.map(|failure| failure.step), Some(Step::CreateTarget));
     assert_eq!(record.step, Step::RolledBack);
     let there = scenario.new.get(spec.id).await.expect("theirs is there");
@@ -290,10 +269,7 @@ async fn a_lost_node_is_no_fence() {
             }
         }
     });
-    let record = migrator
-        .migrate(id, Force::none(), &Control::new())
-        .await
-        .expect("it ends");
+    let record = migrate(&migrator, id).await;
     assert_eq!(record.step, Step::RolledBack);
     let failure = record.failure.expect("a reason");
     assert_eq!(failure.step, Step::StopSource);
@@ -311,10 +287,7 @@ async fn a_lost_node_is_no_fence() {
     // On the way back there is nowhere to go: it stops, starts nothing, and goes on when the node is back.
     let (scenario, spec, _) = one().await;
     let migrator = scenario.migrator().config(quick()).build();
-    migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    migrate(&migrator, spec.id).await;
     scenario.new.cause(spec.id, Trouble::NodeLost);
     let error = migrator.rollback(spec.id).await.expect_err("it cannot be known");
     assert!(error.to_string().contains("node that does not answer"), "{error}");
@@ -348,10 +321,7 @@ async fn a_change_since_the_inventory_is_not_lost() {
             }
         }
     });
-    let record = migrator
-        .migrate(id, Force::none(), &Control::new())
-        .await
-        .expect("it ends");
+    let record = migrate(&migrator, id).await;
     let failure = record.failure.expect("a reason");
     assert_eq!((record.step, failure.step), (Step::RolledBack, Step::StopSource));
     assert!(failure.message.contains("image"), "{}", failure.message);
@@ -411,10 +381,7 @@ async fn hooks_are_asked_again_and_then_lead_back() {
             .probe(hooks.clone())
             .route(hooks.clone())
             .build();
-        let record = migrator
-            .migrate(spec.id, Force::none(), &Control::new())
-            .await
-            .expect("it ends");
+        let record = migrate(&migrator, spec.id).await;
         assert_eq!(record.failure.as_ref().map(|failure| failure.step), failed);
         assert!(hooks.probes.load(Ordering::SeqCst) >= 3);
         let sides = hooks.sides.lock().expect("unpoisoned").clone();
@@ -727,10 +694,7 @@ async fn a_mirrored_copy_can_be_taken() {
 async fn adopted_data_survives_a_purge() {
     let (scenario, spec, location) = one().await;
     let migrator = scenario.migrator().config(quick()).build();
-    migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    migrate(&migrator, spec.id).await;
     migrator.finish(spec.id, true).await.expect("finished");
     let plan = scenario
         .new

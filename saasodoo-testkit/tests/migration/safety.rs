@@ -17,17 +17,14 @@ use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
 use saasodoo_testkit::memory::{Fault, FaultPlan, MemoryOrchestrator, Trouble};
 
-use super::{ROOT, on_objects, one, pass, quick};
+use super::{ROOT, migrate, on_objects, one, pass, quick};
 
 /// What answers on another cluster or in another namespace is no proof that nothing runs.
 #[tokio::test(start_paused = true)]
 async fn absence_is_no_fence() {
     let (scenario, spec, _) = one().await;
     let migrator = scenario.migrator().config(quick()).build();
-    migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    migrate(&migrator, spec.id).await;
     let elsewhere = MemoryOrchestrator::builder()
         .posing_as(saasodoo_core::BackendKind::Kubernetes)
         .sharing_data_with(&scenario.old)
@@ -101,10 +98,7 @@ async fn a_rollback_loses_no_change() {
             true => on_objects(&scenario, quick()),
             false => scenario.migrator().config(quick()).build(),
         };
-        migrator
-            .migrate(spec.id, Force::none(), &Control::new())
-            .await
-            .expect("moved");
+        migrate(&migrator, spec.id).await;
         let change = InstanceChange::new().image("saasodoo/odoo-stub:18".parse().expect("an image"));
         let changed = scenario.new.update(spec.id, &change, UpdateOptions::new()).await;
         changed.expect("updated");
@@ -142,10 +136,7 @@ async fn a_rollback_starts_nobody_who_was_stopped() {
     ] {
         let (scenario, spec, _) = one().await;
         let migrator = scenario.migrator().config(quick()).build();
-        migrator
-            .migrate(spec.id, Force::none(), &Control::new())
-            .await
-            .expect("moved");
+        migrate(&migrator, spec.id).await;
         scenario.new.set_power(spec.id, power).await.expect("done");
         pass(30).await;
         scenario.old.forget_calls();
@@ -161,10 +152,7 @@ async fn a_rollback_starts_nobody_who_was_stopped() {
 async fn a_tenant_taken_back_by_hand_is_left_alone() {
     let (scenario, spec, _) = one().await;
     let migrator = scenario.migrator().config(quick()).build();
-    migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    migrate(&migrator, spec.id).await;
     scenario.new.suspend(spec.id).await.expect("suspended");
     pass(30).await;
     scenario.old.resume(spec.id).await.expect("resumed");
@@ -172,10 +160,7 @@ async fn a_tenant_taken_back_by_hand_is_left_alone() {
     pass(30).await;
     let error = migrator.finish(spec.id, true).await.expect_err("it lives there");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-    let record = migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("a look");
+    let record = migrate(&migrator, spec.id).await;
     assert_eq!(record.step, Step::Committed);
     let up = InstanceStatus::Running;
     assert_eq!(scenario.old.status(spec.id).await.expect("read"), up);
@@ -262,10 +247,7 @@ async fn who_is_stopped_during_the_bake_is_not_started_on_the_way_back() {
                 }
             });
             scenario.old.forget_calls();
-            let record = migrator
-                .migrate(spec.id, Force::none(), &Control::new())
-                .await
-                .expect("it ends");
+            let record = migrate(&migrator, spec.id).await;
             assert_eq!(record.step, Step::RolledBack);
             assert_eq!(scenario.old.status(spec.id).await.expect("read"), status);
             let started = scenario.old.calls().iter().any(|call| call.power == Some(Power::Start));
@@ -624,10 +606,7 @@ async fn an_outage_begins_with_the_suspension() {
     let migrator = scenario.migrator().config(quick()).build();
     // Between the comparison with the inventory and the suspension.
     unreadable_from(&migrator, &scenario.old, Step::HoldTarget, 2);
-    let record = migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("it goes back");
+    let record = migrate(&migrator, spec.id).await;
     assert_eq!(record.failure.map(|failure| failure.step), Some(Step::StopSource));
     assert_eq!((record.step, record.outages.len()), (Step::RolledBack, 0));
 }
@@ -732,10 +711,7 @@ async fn a_dry_run_goes_on_past_what_cannot_be_read() {
 async fn torn_labels_are_no_empty_journal() {
     let (scenario, spec, _) = one().await;
     let migrator = on_objects(&scenario, quick());
-    migrator
-        .migrate(spec.id, Force::none(), &Control::new())
-        .await
-        .expect("moved");
+    migrate(&migrator, spec.id).await;
     let torn = InstanceChange::new().unset_label("migration.saasodoo.io/run".parse().expect("a key"));
     let done = scenario.old.update(spec.id, &torn, UpdateOptions::new()).await;
     done.expect("updated");
