@@ -126,7 +126,7 @@ impl Blueprint<'_> {
                 "strategy": {"type": "Recreate"},
                 "selector": {"matchLabels": selector(spec)},
                 "template": {
-                    "metadata": {"labels": pod_labels(spec)},
+                    "metadata": {"labels": pod_labels(spec), "annotations": {CREATION: self.creation}},
                     "spec": self.pod(container),
                 },
             },

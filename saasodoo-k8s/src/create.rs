@@ -51,7 +51,7 @@ impl Inner {
         let data = self.data_of(&options.data)?;
         let (inner, spec) = (Arc::clone(self), spec.clone());
         detached(async move {
-            let ledger = Ledger::new(options.token, spec.scheduling.stop_grace() + REPORT);
+            let ledger = Ledger::new(spec.id, options.token, spec.scheduling.stop_grace() + REPORT);
             let attempt = inner.attempt(&spec, &data, options.stopped, &hosts, &ledger);
             match bounded(inner.wire.deadlines.operation, attempt).await {
                 Ok(ensured) => Ok(ensured),

@@ -155,18 +155,6 @@ impl Inner {
         self.wire
             .delete(&DEPLOYMENT, name, uid, PropagationPolicy::Foreground)
             .await?;
-        let pods = async {
-            let has_ended = |pods: &[PodView]| pods.iter().all(|pod| !is_of(deployment, pod));
-            let ended = self.until_pods(deployment, !has_ended(&live.pods), limit, has_ended);
-            ended.await?.map(drop).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Timeout,
-                    format!("a process of the instance has not ended within {} s", limit.as_secs()),
-                )
-                .with_retry(Retry::OutcomeUnknown)
-                .with_advice("if its node is lost, make sure that the machine is off, and delete the pod by force")
-            })
-        };
         let others = async {
             if live.is_legacy() {
                 self.delete_unowned(deployment, &SERVICE, limit).await?;
@@ -176,9 +164,24 @@ impl Inner {
             }
             Ok(())
         };
-        let gone = self.until_gone(&DEPLOYMENT, name, uid, limit);
-        futures::try_join!(pods, others, gone)?;
-        Ok(())
+        let (others, gone) = futures::join!(others, self.until_gone(&DEPLOYMENT, name, uid, limit));
+        // It goes after its pods; but a collector that is late does not know of them yet, and lets it go before. So they
+        // are looked at last, and also when it does not go: then they are why.
+        let has_ended = |pods: &[PodView]| pods.iter().all(|pod| !is_of(deployment, pod));
+        let left = match &gone {
+            Ok(()) => limit,
+            Err(_) => Duration::ZERO,
+        };
+        if self.until_pods(deployment, false, left, has_ended).await?.is_none() {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                format!("a process of the instance has not ended within {} s", limit.as_secs()),
+            )
+            .with_retry(Retry::OutcomeUnknown)
+            .with_advice("if its node is lost, make sure that the machine is off, and delete the pod by force"));
+        }
+        gone?;
+        others
     }
 
     /// Deletes an object of the guide's client, which nothing owns, after a look at whether it is this instance's.

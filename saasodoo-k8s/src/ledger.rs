@@ -6,20 +6,24 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::api::PropagationPolicy;
-use saasodoo_core::{Error, ErrorKind, Result, Retry};
+use saasodoo_core::{Error, ErrorKind, InstanceId, Result, Retry};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::backend::Inner;
 use crate::error::unexpected;
-use crate::names::CREATION;
-use crate::wire::{DEPLOYMENT, Kind, Stub, poll};
+use crate::facts::is_live;
+use crate::names::{CREATION, selector_of};
+use crate::views::{PodView, View as _};
+use crate::wire::{DEPLOYMENT, Fresh, Kind, POD, Stub, poll};
 
 /// What one call has made, or may have made: the answer to a request can be lost.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ledger {
+    instance: InstanceId,
     pub(crate) creation: String,
     /// What the caller wants the Deployment to be known by. Not the mark of the call: two calls may have the same.
     pub(crate) token: Option<uuid::Uuid>,
@@ -37,8 +41,9 @@ struct Entry {
 }
 
 impl Ledger {
-    pub(crate) fn new(token: Option<uuid::Uuid>, ending: Duration) -> Self {
+    pub(crate) fn new(instance: InstanceId, token: Option<uuid::Uuid>, ending: Duration) -> Self {
         Self {
+            instance,
             creation: uuid::Uuid::new_v4().to_string(),
             token,
             ending,
@@ -174,7 +179,31 @@ impl Inner {
             sleep(crate::wire::jittered(Duration::from_millis(500))).await;
         }
         let limit = self.wire.deadlines.cleanup.max(ledger.ending);
-        self.until_gone(kind, name, &uid, limit).await
+        self.until_gone(kind, name, &uid, limit).await?;
+        if *kind == DEPLOYMENT {
+            self.until_pods_gone(ledger, limit).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no pod of this call's Deployment can have a process. A Deployment goes after its pods; but a collector
+    /// that is late does not know of them yet, and lets it go before.
+    async fn until_pods_gone(&self, ledger: &Ledger, limit: Duration) -> Result<()> {
+        let selector = selector_of(ledger.instance);
+        let gone = poll(limit, || async {
+            let now = Timestamp::now();
+            let own = |pod: &PodView| pod.annotation(CREATION) == Some(&ledger.creation) && is_live(pod, now);
+            match self.wire.few::<PodView>(&POD, &selector, Fresh::Now).await {
+                Ok(pods) => Ok((!pods.iter().any(own)).then_some(())),
+                Err(error) if matches!(error.retry(), Retry::After(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await?;
+        gone.ok_or_else(|| {
+            let why = format!("a pod of the instance is not gone after {} s", limit.as_secs());
+            Error::new(ErrorKind::Timeout, why)
+        })
     }
 
     /// Waits until an object is gone, or another one has its name.

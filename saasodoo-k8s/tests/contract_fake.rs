@@ -551,3 +551,32 @@ async fn adopted_storage_is_pending_until_its_claim_is_bound() {
         .expect("it runs");
     assert_eq!(running.cause, None);
 }
+
+/// The process of a Deployment that has gone is waited for, whoever told the Deployment to go.
+#[tokio::test(start_paused = true)]
+async fn what_a_late_collector_leaves_running_is_waited_for() {
+    let fake = FakeKubernetes::builder()
+        .collector_lag(Duration::from_secs(2))
+        .latency(Duration::from_millis(20));
+    let subject = FakeSubject::on(fake.build()).await;
+    let (orchestrator, spec) = (&subject.orchestrator, spec());
+    let gone = async |when: &str| {
+        let error = orchestrator.get(spec.id).await.expect_err(when);
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{when}: {error}");
+    };
+    orchestrator.create(&spec, CreateOptions::new()).await.expect("created");
+    orchestrator
+        .wait_until(spec.id, InstanceStatus::Running, START)
+        .await
+        .expect("it runs");
+    let deleted = orchestrator.delete(spec.id, DeleteOptions::retain()).await;
+    deleted.expect("deleted");
+    gone("after a deletion").await;
+    // Its Deployment is there for long enough to make a pod.
+    let error = orchestrator
+        .create(&spec, CreateOptions::new())
+        .await
+        .expect_err("there is data");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    gone("after a creation was undone").await;
+}

@@ -69,7 +69,8 @@ async fn who_waits_for_a_process_asks_the_cache_and_believes_only_the_storage() 
                 // No worse than without a cache.
                 assert!(cached > 15 && exact >= cached, "{cached} {exact}");
             } else {
-                assert!(cached > 15 && exact <= 2 + cached / 7, "{cached} {exact}");
+                // That of the instance, the first of the wait, one in eight, and the last.
+                assert!(cached > 15 && exact <= 3 + cached / 7, "{cached} {exact}");
             }
         }
     }

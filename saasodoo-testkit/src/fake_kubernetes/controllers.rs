@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::api::FOREGROUND;
 use super::state::{Job, NOTICED, State};
@@ -208,6 +209,8 @@ impl State {
 
     /// Deletes what has lost its owners, and what an owner that is going waits for.
     pub(super) fn collect(&mut self) {
+        let late = !self.late.is_zero();
+        let blind = self.unseen_until.is_some_and(|until| Instant::now() < until);
         let present: BTreeSet<String> = self
             .store
             .everything()
@@ -218,7 +221,10 @@ impl State {
             .everything()
             .filter(|(_, object)| {
                 let mut owners = owners(object).peekable();
-                !is_deleting(object) && owners.peek().is_some() && owners.all(|(uid, _)| !present.contains(uid))
+                !blind
+                    && !is_deleting(object)
+                    && owners.peek().is_some()
+                    && owners.all(|(uid, _)| !present.contains(uid))
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -241,11 +247,15 @@ impl State {
                 .collect()
             };
             for (dependent, _, deleting) in owned(self) {
-                if !deleting {
+                if !deleting && !late {
                     self.begin_deletion(&dependent, "Background", None);
                 }
             }
-            if owned(self).iter().all(|(_, blocks, _)| !blocks) {
+            if late {
+                self.unseen_until = Some(Instant::now() + self.late);
+                self.later(Job::Collect, self.late);
+            }
+            if late || owned(self).iter().all(|(_, blocks, _)| !blocks) {
                 self.amend(&key, |object| unfinalize(object, FOREGROUND));
                 self.finish_deletion(&key);
             }

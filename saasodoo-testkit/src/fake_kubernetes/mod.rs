@@ -92,6 +92,7 @@ pub struct FakeKubernetesBuilder {
     latency: Duration,
     boot: Duration,
     binding: Duration,
+    late: Duration,
 }
 
 impl FakeKubernetesBuilder {
@@ -127,12 +128,20 @@ impl FakeKubernetesBuilder {
         self
     }
 
+    /// How late the collector of garbage is: an object that is deleted in the foreground goes at once, for it does not know
+    /// yet what that owns, and what it owned goes after this time. A real one does so with new objects on a busy machine.
+    pub fn collector_lag(mut self, time: Duration) -> Self {
+        self.late = time;
+        self
+    }
+
     /// The server. Its controllers start with the first request.
     #[must_use]
     pub fn build(self) -> FakeKubernetes {
         let mut state = State::new(&self.namespaces, &self.storage_class);
         state.boot = self.boot;
         state.binding = self.binding;
+        state.late = self.late;
         FakeKubernetes {
             inner: Arc::new(Inner {
                 state: Mutex::new(state),
@@ -176,6 +185,7 @@ impl FakeKubernetes {
             latency: Duration::from_millis(4),
             boot: Duration::from_millis(200),
             binding: Duration::ZERO,
+            late: Duration::ZERO,
         }
     }
 

@@ -86,6 +86,10 @@ pub(super) struct State {
     pub(super) boot: Duration,
     /// How long a new claim waits for its volume.
     pub(super) binding: Duration,
+    /// By how long the collector of garbage is late.
+    pub(super) late: Duration,
+    /// Until when it does not see what has lost its owner.
+    pub(super) unseen_until: Option<Instant>,
     /// From when on a claim may be bound, by its UID.
     pub(super) bound_from: BTreeMap<String, Instant>,
 }
@@ -117,6 +121,8 @@ impl State {
             touched: 0,
             boot: Duration::from_millis(200),
             binding: Duration::ZERO,
+            late: Duration::ZERO,
+            unseen_until: None,
             bound_from: BTreeMap::new(),
         };
         for name in namespaces {
