@@ -13,8 +13,8 @@ use crate::config::{AdoptionSource, KubernetesConfig};
 use crate::names::{
     ADDONS, ADMIN_PASSWORD_KEY, APP, CLAIM, CONTAINER, CREATION, CUSTOM_DOMAINS, CUSTOMER, DATA, DATA_VOLUME, DATABASE,
     DATABASE_NAME, DATABASE_PASSWORD_KEY, DEFAULT_REQUESTS, DISPLAY_NAME, FULL_ID, HOSTS, HTTP_PORT, MANAGED_BY,
-    ODOO_VERSION, SECRET_PATH, SECRET_VOLUME, SHORT_ID, STARTUP_SECONDS, STORAGE, SUBDOMAIN, TOKEN, TRANSITION,
-    VERSION, WEBSOCKET_PORT, hash, host_label,
+    ODOO_VERSION, PROBE_PERIOD, SECRET_PATH, SECRET_VOLUME, SHORT_ID, STARTUP_SECONDS, STORAGE, SUBDOMAIN, TOKEN,
+    TRANSITION, VERSION, WEBSOCKET_PORT, hash, host_label,
 };
 
 use crate::wire::{CLAIM as CLAIM_KIND, DEPLOYMENT, Kind, NETWORK_POLICY, SECRET, SERVICE, VOLUME};
@@ -503,10 +503,20 @@ pub(crate) fn progress_deadline(probes: &Probes) -> u32 {
     u32::from(probes.startup_seconds).max(480) + 120
 }
 
+/// How long an answer to a probe may take, in seconds.
+const PROBE_TIMEOUT: u16 = 5;
+
 /// The annotations of the probes.
 pub(crate) fn probe_annotations(probes: &Probes) -> Vec<(&'static str, Option<String>)> {
     let exact = startup_budget(probes) == probes.startup_seconds;
-    vec![(STARTUP_SECONDS, (!exact).then(|| probes.startup_seconds.to_string()))]
+    let period = probes.period_seconds;
+    vec![
+        (STARTUP_SECONDS, (!exact).then(|| probes.startup_seconds.to_string())),
+        (
+            PROBE_PERIOD,
+            (readiness_period(period) != period).then(|| period.to_string()),
+        ),
+    ]
 }
 
 /// The annotations about addons.
@@ -529,14 +539,15 @@ impl Rendered {
             json!({
                 "httpGet": {"path": probes.path, "port": HTTP_PORT, "scheme": "HTTP"},
                 "periodSeconds": period,
-                "timeoutSeconds": 5,
+                "timeoutSeconds": PROBE_TIMEOUT,
                 "failureThreshold": failures,
             })
         };
-        let (period, startup) = (probes.period_seconds, startup_period(probes.period_seconds));
+        let period = probes.period_seconds;
+        let (startup, readiness) = (startup_period(period), readiness_period(period));
         Self {
             startup: probe(startup, probes.startup_seconds.div_ceil(startup)),
-            readiness: probe(period, 3),
+            readiness: probe(readiness, readiness_failures(period)),
             // Slower to judge than readiness: a restart costs the tenant more than a minute without traffic.
             liveness: probes.liveness.then(|| probe(period, 6)),
         }
@@ -546,6 +557,23 @@ impl Rendered {
 /// How often a start is asked about: a tenant waits for it, and it does not last.
 fn startup_period(period: u16) -> u16 {
     period.clamp(1, 3)
+}
+
+/// How often readiness is asked about. Before Kubernetes 1.22 a pod that has started waits for the next turn, whenever that
+/// is, and so does its tenant. Not more often than a question may take.
+fn readiness_period(period: u16) -> u16 {
+    period.clamp(1, PROBE_TIMEOUT)
+}
+
+/// How many answers in a row must be missing until the instance gets no traffic: three periods' worth.
+fn readiness_failures(period: u16) -> u16 {
+    period.saturating_mul(3).div_ceil(readiness_period(period))
+}
+
+/// The period of which these are the readiness probe's period and failures, if `recorded` is not a leftover.
+pub(crate) fn recorded_period(recorded: u16, period: u16, failures: u16) -> Option<u16> {
+    let same = readiness_period(recorded) == period && readiness_failures(recorded) == failures;
+    same.then_some(recorded)
 }
 
 /// The seconds that a start gets: a whole number of questions.

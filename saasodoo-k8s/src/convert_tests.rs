@@ -8,16 +8,16 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Secret
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy as KubePolicy};
 use proptest::prelude::*;
 use saasodoo_core::{
-    AdminAccount, Bytes, Config, Cpu, DatabaseEndpoint, Host, Instance, InstanceId, InstanceSpec, Origin, Secret,
-    Source,
+    AdminAccount, Bytes, Config, Cpu, DatabaseEndpoint, Host, Instance, InstanceId, InstanceSpec, Origin, Probes,
+    Secret, Source,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::config::{AdoptionSource, KubernetesConfig, NetworkPolicy, PodSecurity, Routing, RoutingTls, SecretRef};
-use crate::convert::{Blueprint, Owner, directory_record};
-use crate::names::claim_name;
+use crate::convert::{Blueprint, Owner, Rendered, directory_record};
+use crate::names::{PROBE_PERIOD, claim_name};
 use crate::observe::{ClaimSeen, Observer, observe};
 use crate::views::{ClaimView, DeploymentView};
 
@@ -69,11 +69,24 @@ fn objects(config: &KubernetesConfig, spec: &InstanceSpec) -> Vec<Value> {
     objects
 }
 
+/// A spec with the defaults.
+fn plain() -> InstanceSpec {
+    InstanceSpec::new(
+        InstanceId::random(),
+        "acme".parse().expect("a name"),
+        "odoo:17".parse().expect("an image"),
+    )
+}
+
 fn read(config: &KubernetesConfig, spec: &InstanceSpec) -> Instance {
-    let hosts = spec.hosts(config.base_domain()).expect("hosts");
-    let blueprint = blueprint(config, spec, &hosts);
-    let deployment: DeploymentView = serde_json::from_value(blueprint.deployment()).expect("a view");
-    let claim: ClaimView = serde_json::from_value(blueprint.claim()).expect("a view");
+    let mut objects = objects(config, spec).into_iter();
+    let (deployment, claim) = (objects.next().expect("first"), objects.next().expect("second"));
+    observed(config, deployment, claim)
+}
+
+fn observed(config: &KubernetesConfig, deployment: Value, claim: Value) -> Instance {
+    let deployment: DeploymentView = serde_json::from_value(deployment).expect("a view");
+    let claim: ClaimView = serde_json::from_value(claim).expect("a view");
     observe(
         &Observer::new(config),
         &deployment,
@@ -454,13 +467,39 @@ fn no_two_instances_share_a_directory() {
 }
 
 #[test]
+fn readiness_is_asked_more_often_and_lost_no_sooner() {
+    for (period, rendered) in [(1, (1, 3)), (5, (5, 3)), (7, (5, 5)), (10, (5, 6)), (300, (5, 180))] {
+        let mut probes = Probes::default();
+        probes.period_seconds = period;
+        let probe = Rendered::of(&probes).readiness;
+        let (every, failures) = (&probe["periodSeconds"], &probe["failureThreshold"]);
+        assert_eq!((every, failures), (&json!(rendered.0), &json!(rendered.1)), "{period}");
+    }
+    // What somebody changed by hand is what counts, and what somebody wrote by hand is not believed.
+    for (recorded, every, failures, read) in [
+        ("10", 5, 6, 10),
+        ("10", 4, 6, 4),
+        ("10", 5, 3, 5),
+        ("0", 5, 3, 5),
+        ("65535", 5, 9, 5),
+    ] {
+        let made = objects(&config(), &plain());
+        let mut deployment = made[0].clone();
+        deployment["metadata"]["annotations"][PROBE_PERIOD] = json!(recorded);
+        let probe = &mut deployment["spec"]["template"]["spec"]["containers"][0]["readinessProbe"];
+        probe["periodSeconds"] = json!(every);
+        probe["failureThreshold"] = json!(failures);
+        let seen = observed(&config(), deployment, made[1].clone())
+            .spec
+            .probes
+            .period_seconds;
+        assert_eq!(seen, read, "{recorded} {every} {failures}");
+    }
+}
+
+#[test]
 fn the_pod_is_hardened() {
-    let config = config();
-    let spec = InstanceSpec::new(
-        InstanceId::random(),
-        "acme".parse().expect("a name"),
-        "odoo:17".parse().expect("an image"),
-    );
+    let (config, spec) = (config(), plain());
     let deployment = &objects(&config, &spec)[0];
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["automountServiceAccountToken"], false);

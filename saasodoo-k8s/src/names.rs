@@ -29,6 +29,8 @@ pub(crate) const ADDONS: &str = "saasodoo.io/addons";
 /// The requests that were computed and not asked for, so that a reader can tell them from those that were.
 pub(crate) const DEFAULT_REQUESTS: &str = "saasodoo.io/default-requests";
 pub(crate) const STARTUP_SECONDS: &str = "saasodoo.io/startup-seconds";
+/// The probes' period in seconds, where the readiness probe has a shorter one.
+pub(crate) const PROBE_PERIOD: &str = "saasodoo.io/probe-period-seconds";
 pub(crate) const TRANSITION: &str = "saasodoo.io/transition";
 /// Generations between which only metadata changed: the server counts those too, but no pod is the worse for it.
 pub(crate) const QUIET: &str = "saasodoo.io/quiet-generations";

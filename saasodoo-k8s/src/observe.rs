@@ -11,11 +11,11 @@ use saasodoo_core::{
 };
 
 use crate::config::KubernetesConfig;
-use crate::convert::startup_budget;
+use crate::convert::{recorded_period, startup_budget};
 use crate::facts::facts;
 use crate::names::{
     ADDONS, CLAIM, CONTAINER, CUSTOM_DOMAINS, CUSTOMER, DATA, DATABASE, DATABASE_NAME, DEFAULT_REQUESTS, DISPLAY_NAME,
-    HOSTS, HTTP_PORT, ODOO_VERSION, STARTUP_SECONDS, STORAGE, SUBDOMAIN, TOKEN, hash, id_of, is_ours,
+    HOSTS, HTTP_PORT, ODOO_VERSION, PROBE_PERIOD, STARTUP_SECONDS, STORAGE, SUBDOMAIN, TOKEN, hash, id_of, is_ours,
 };
 use crate::read::is_usable;
 use crate::views::{ClaimView, ContainerView, DeploymentView, PodView, ProbeView, View};
@@ -396,7 +396,14 @@ impl Reader<'_> {
             Some(path) => probes.path = self.parse("probes.path", &path).unwrap_or(probes.path),
             None => self.left("probes.path", "", "the probe asks no path"),
         }
-        probes.period_seconds = seconds(main.period_seconds).unwrap_or(10);
+        let number = |key: &str| -> Option<u16> { self.deployment.annotation(key).and_then(|text| text.parse().ok()) };
+        let (period, failures) = (seconds(main.period_seconds), seconds(main.failure_threshold));
+        probes.period_seconds = period.unwrap_or(10);
+        // What was recorded is the truth as long as the object still says what was made of it.
+        let recorded = number(PROBE_PERIOD)
+            .zip(period.zip(failures))
+            .and_then(|(recorded, (period, failures))| recorded_period(recorded, period, failures));
+        probes.period_seconds = recorded.unwrap_or(probes.period_seconds);
         // Without a startup probe the liveness probe ends a start that takes too long.
         let budget = |probe: &ProbeView| {
             let rounds = u64::from(seconds(probe.failure_threshold).unwrap_or(3));
@@ -405,12 +412,7 @@ impl Reader<'_> {
             u16::try_from(total).unwrap_or(u16::MAX)
         };
         let rendered = startup.or(liveness).map(budget);
-        let recorded: Option<u16> = self
-            .deployment
-            .annotation(STARTUP_SECONDS)
-            .and_then(|text| text.parse().ok());
-        // The recorded value is the truth as long as the object still says what was made of it.
-        if let Some(recorded) = recorded {
+        if let Some(recorded) = number(STARTUP_SECONDS) {
             probes.startup_seconds = recorded;
             if rendered == Some(startup_budget(&probes)) {
                 return probes;
