@@ -548,6 +548,40 @@ fn a_hook_is_found_in_path_and_runs_in_a_group_of_its_own() {
 }
 
 #[test]
+fn what_a_hook_has_started_ends_with_it_when_its_time_is_up() {
+    let bed = Bed::new("hook-time");
+    let (hook, again) = (bed.script("slow"), bed.0.join("again"));
+    let (first, second) = (bed.0.join("first"), bed.0.join("second"));
+    // The first run hangs; the second leaves something behind that holds its standard error open.
+    hook.write(&format!(
+        "#!/bin/sh\nif [ -e '{again}' ]; then sleep 600 & echo $! > '{second}'; exit 0; fi\n\
+         touch '{again}'; sleep 600 & echo $! > '{first}'; wait\n",
+        again = again.display(),
+        first = first.display(),
+        second = second.display()
+    ));
+    let answer = bed.call(&["--route-command", &hook.path(), "--route-timeout", "2", "run", &id(1)]);
+    assert_eq!(answer.code, Some(0), "{answer:?}");
+    let runs = |file: &std::path::Path| {
+        let process = std::fs::read_to_string(file).expect("it was started");
+        // Whoever was killed may wait for somebody to hear of it.
+        let about = std::fs::read_to_string(format!("/proc/{}/stat", process.trim())).unwrap_or_default();
+        !about.is_empty() && !about.contains(") Z ")
+    };
+    let end = |file: &std::path::Path| {
+        let process = std::fs::read_to_string(file).expect("it was started");
+        Command::new("kill").arg(process.trim()).status().expect("kill")
+    };
+    let (left, goes_on) = (runs(&first), runs(&second));
+    if left {
+        end(&first);
+    }
+    end(&second);
+    assert!(!left, "the child of the run whose time was up");
+    assert!(goes_on, "what a run that succeeded has left");
+}
+
+#[test]
 fn a_reader_that_goes_is_no_error_and_a_full_disk_is_one() {
     let bed = Bed::new("output");
     assert_eq!(bed.call(&["run", &id(1)]).code, Some(0));

@@ -100,6 +100,9 @@ pub(crate) struct Settings {
     /// or the time is up.
     #[arg(long, value_name = "CMD", value_parser = RouteCommand::parse, global = true)]
     pub(crate) route_command: Option<RouteCommand>,
+    /// How long the route command may take for one host. Then it is killed, with all that it has started, and run again.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600), value_name = "SECONDS", global = true)]
+    pub(crate) route_timeout: u64,
     /// Move an instance that is not well on the source.
     #[arg(long, global = true)]
     pub(crate) force_unhealthy: bool,

@@ -6,12 +6,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::{Pid, Signal, kill_process_group};
 use saasodoo_core::migration::{RouteSwitch, Side};
 use saasodoo_core::{Error, ErrorKind, Instance, OperationKind, Result};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
 
-/// So long the command may take for one host.
-const BUDGET: Duration = Duration::from_secs(60);
+/// More of one line is not kept, in bytes.
+const LONGEST: u64 = 4096;
 
 /// Runs a command for each host, without a shell: `HOST`, `INSTANCE` and `SIDE` (`source` or `target`) are in its
 /// environment. Anything but success is a failure, and it is run again.
@@ -19,6 +21,7 @@ const BUDGET: Duration = Duration::from_secs(60);
 pub(crate) struct RouteCommand {
     program: PathBuf,
     arguments: Vec<String>,
+    budget: Duration,
 }
 
 impl RouteCommand {
@@ -30,7 +33,14 @@ impl RouteCommand {
         Ok(Self {
             program: resolve(&program, std::env::var_os("PATH").unwrap_or_default().as_os_str())?,
             arguments: words.collect(),
+            budget: Duration::from_secs(60),
         })
+    }
+
+    /// So long it may take for one host.
+    pub(crate) fn within(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
     }
 
     async fn run(&self, instance: &Instance, host: &str, to: Side) -> Result<()> {
@@ -39,7 +49,7 @@ impl RouteCommand {
                 .with_instance(instance.id)
                 .with_operation(OperationKind::Migrate)
         };
-        let child = Command::new(&self.program)
+        let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .env("HOST", host)
             .env("INSTANCE", instance.id.to_string())
@@ -49,17 +59,65 @@ impl RouteCommand {
             .stderr(Stdio::piped())
             // Its own group: a Ctrl-C in the terminal pauses the wave and does not end a switch half-way.
             .process_group(0)
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| failed(ErrorKind::Configuration, error.to_string()))?;
-        match tokio::time::timeout(BUDGET, child.wait_with_output()).await {
-            Err(_) => Err(failed(ErrorKind::Timeout, format!("not done within {BUDGET:?}"))),
+        let group = Group::of(&child);
+        let said = tokio::spawn(last_line(child.stderr.take()));
+        match tokio::time::timeout(self.budget, child.wait()).await {
+            Err(_) => Err(failed(ErrorKind::Timeout, format!("not done within {:?}", self.budget))),
             Ok(Err(error)) => Err(failed(ErrorKind::Unavailable, error.to_string())),
-            Ok(Ok(output)) if output.status.success() => Ok(()),
-            Ok(Ok(output)) => {
-                let said = String::from_utf8_lossy(&output.stderr);
-                let last = said.lines().last().unwrap_or_default();
-                Err(failed(ErrorKind::Unavailable, format!("{}: {last}", output.status)))
+            Ok(Ok(status)) if status.success() => {
+                group.leave();
+                Ok(())
+            }
+            Ok(Ok(status)) => {
+                // Whatever still holds its standard error ends here.
+                drop(group);
+                let last = said.await.unwrap_or_default();
+                Err(failed(ErrorKind::Unavailable, format!("{status}: {last}")))
+            }
+        }
+    }
+}
+
+/// The processes of a command, which end with this. A script that is killed leaves those that it has started.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    /// They may go on: the command has done its work.
+    fn leave(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // An error means that they have ended.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// The last line that a command says. All of it is read, or the command would wait for a reader.
+async fn last_line(stderr: Option<ChildStderr>) -> String {
+    let mut last = String::new();
+    let Some(stderr) = stderr else { return last };
+    let mut reader = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(LONGEST).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return last,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                if !text.trim().is_empty() {
+                    text.trim().clone_into(&mut last);
+                }
             }
         }
     }

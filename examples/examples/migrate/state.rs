@@ -93,7 +93,8 @@ pub(crate) fn migrator(
         builder = builder.probe(Arc::new(HttpProbe::through(router)));
     }
     if let Some(command) = &settings.route_command {
-        builder = builder.route(Arc::new(command.clone()));
+        let budget = Duration::from_secs(settings.route_timeout);
+        builder = builder.route(Arc::new(command.clone().within(budget)));
     }
     Ok(builder.build())
 }
