@@ -6,7 +6,6 @@ use saasodoo_core::{DataPath, Error, ErrorKind, InstanceId, InstanceSpec, Result
 use serde_json::{Value, json};
 
 use crate::backend::Inner;
-use crate::change::requested;
 use crate::config::AdoptionSource;
 use crate::convert::{Blueprint, adopted_volume_name, directory_record};
 use crate::create::{Data, no_data};
@@ -14,6 +13,7 @@ use crate::error::unexpected;
 use crate::ledger::{Ledger, Posted};
 use crate::names::{DATA, FULL_ID, MANAGED_BY, id_of, selector_of, the_one};
 use crate::observe::{directory_of, is_static};
+use crate::patch::requested;
 use crate::read::is_usable;
 use crate::views::{ClaimView, DeploymentView, PodView, View};
 use crate::wire::{CLAIM, DEPLOYMENT, Fresh, Merge, POD, Stub, VOLUME};

@@ -1,67 +1,32 @@
-//! Changes: update and power. Each reads first, writes only what differs, and reads again when somebody else was faster.
-//!
-//! A patch names exactly the fields that are meant, so that what others set stays, on our objects and on the guide's
-//! alike. It carries the resource version that was read: a change is never made on top of something unseen.
+//! Updates. Each reads first, writes only what differs, and reads again when somebody else was faster.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use saasodoo_core::{
-    Bytes, EnsureOutcome, Ensured, Error, ErrorKind, Facts, Hold, Host, Instance, InstanceChange, InstanceId,
-    InstanceSpec, Power, RESERVED_ENVIRONMENT, Result, Retry, Transition, UpdateOptions, decide_power,
+    Bytes, EnsureOutcome, Ensured, Error, ErrorKind, Host, InstanceChange, InstanceId, InstanceSpec,
+    RESERVED_ENVIRONMENT, Result, Retry, UpdateOptions,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use crate::backend::Inner;
-use crate::convert::{
-    Rendered, addon_annotations, default_requests, patch_of, probe_annotations, progress_deadline, resources,
-    route_annotations,
-};
-use crate::create::{host_conflict, storage_missing};
+use crate::convert::patch_of;
+use crate::create::storage_missing;
 use crate::delete::leads_to;
-use crate::facts::quiet;
-use crate::names::{
-    CHANGE, CLAIM as CLAIM_ANNOTATION, CUSTOM_DOMAINS, HOLD, HOST_PREFIX, HOSTS, ODOO_VERSION, QUIET, RESTARTED_AT,
-    STORAGE, SUBDOMAIN, TRANSITION, VERSION, host_label,
-};
-use crate::observe::{data_claim, is_static, main_container, revision_of};
-use crate::read::{Live, is_usable};
+use crate::names::{CHANGE, CLAIM as CLAIM_ANNOTATION, CUSTOM_DOMAINS, HOST_PREFIX, HOSTS, SUBDOMAIN};
+use crate::observe::{data_claim, revision_of};
+use crate::occupied::host_conflict;
+use crate::patch::{Changes, as_read, deployment_patch};
+use crate::read::Live;
 use crate::route::{kind as route_kind, object as route_object, spec as route_spec};
-use crate::views::{ClaimView, DeploymentView, PodView, View};
+use crate::views::{ClaimView, DeploymentView, View};
 use crate::wire::{CLAIM, DEPLOYMENT, INGRESS_ROUTE, Merge, bounded, detached, jittered, poll};
 
 /// How often a change is made again after somebody else was faster.
 const ATTEMPTS: u32 = 6;
-/// What an update writes. An empty one has nothing to do.
-#[derive(Debug, Default)]
-pub(crate) struct Changes {
-    /// For the Deployment: metadata and pod template.
-    pub(crate) metadata: Map<String, Value>,
-    pub(crate) container: Map<String, Value>,
-    /// For its spec, beside the template.
-    pub(crate) rollout: Map<String, Value>,
-    /// For the claim.
-    pub(crate) storage: Option<Bytes>,
-    /// For the route: the hosts that it shall have.
-    pub(crate) hosts: Option<Vec<Host>>,
-    /// The spec before and after.
-    pub(crate) before: Option<InstanceSpec>,
-    pub(crate) after: Option<InstanceSpec>,
-}
-
-impl Changes {
-    pub(crate) fn touches_deployment(&self) -> bool {
-        !self.metadata.is_empty() || !self.container.is_empty()
-    }
-
-    pub(crate) fn restarts(&self) -> bool {
-        !self.container.is_empty()
-    }
-}
 
 /// What one update remembers over its passes: the answer to a write can be lost, and is a conflict with itself then.
 #[derive(Debug)]
@@ -164,129 +129,6 @@ impl Inner {
         }
         self.wrote(id, crate::watch::Kind::Deployment, live.deployment.version());
         Ok(Ensured::new(EnsureOutcome::Updated, self.instance(&live)))
-    }
-
-    /// What differs between what is asked and what is there. Nothing is read or written.
-    pub(crate) fn changes(&self, live: &Live, change: &InstanceChange) -> Result<Changes> {
-        let instance = self.instance(live);
-        let before = instance.spec;
-        let after = change.apply_to(&before)?;
-        let mut changes = Changes::default();
-        let mut annotations: Vec<(String, Option<String>)> = Vec::new();
-        let mut labels: Vec<(String, Option<String>)> = Vec::new();
-        let deployment = &live.deployment;
-
-        if change.image.is_some() || change.odoo_version.is_some() {
-            if after.image != before.image {
-                changes.container.insert("image".to_owned(), json!(after.image));
-            }
-            annotations.push((
-                ODOO_VERSION.to_owned(),
-                after.odoo_version.map(|version| version.to_string()),
-            ));
-            labels.push((
-                VERSION.to_owned(),
-                after.effective_version().map(|version| version.to_string()),
-            ));
-        }
-        if (change.cpu.is_some() || change.memory.is_some()) && after.resources != before.resources {
-            changes
-                .container
-                .insert("resources".to_owned(), resources(&self.config, &after));
-            let (key, value) = default_requests(&self.config, &after);
-            annotations.push((key.to_owned(), value));
-        }
-        let env = env_patch(deployment, change);
-        if !env.is_empty() {
-            changes.container.insert("env".to_owned(), Value::Array(env));
-        }
-        if change.probes.is_some() && after.probes != before.probes {
-            let rendered = Rendered::of(&after.probes);
-            changes
-                .container
-                .insert("startupProbe".to_owned(), replaced(rendered.startup));
-            changes
-                .container
-                .insert("readinessProbe".to_owned(), replaced(rendered.readiness));
-            let liveness = rendered.liveness.map_or(Value::Null, replaced);
-            changes.container.insert("livenessProbe".to_owned(), liveness);
-            changes.rollout.insert(
-                "progressDeadlineSeconds".to_owned(),
-                json!(progress_deadline(&after.probes)),
-            );
-            let recorded = probe_annotations(&after.probes);
-            annotations.extend(recorded.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        }
-        if change.addons.is_some() {
-            let recorded = addon_annotations(&after);
-            annotations.extend(recorded.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        }
-        if let Some(size) = change.storage {
-            let Some(claim) = &live.claim else {
-                return Err(storage_missing(
-                    data_claim(deployment, &self.config.data_path).unwrap_or("(unknown)"),
-                ));
-            };
-            if Some(size) != requested(claim) {
-                if is_static(claim) {
-                    return Err(cannot_grow());
-                }
-                if !is_usable(claim) {
-                    return Err(storage_missing(claim.name()));
-                }
-                changes.storage = Some(size);
-            }
-            annotations.push((STORAGE.to_owned(), Some(size.to_string())));
-        }
-        if change.route.is_some() {
-            let hosts = after.hosts(self.config.base_domain())?;
-            let recorded = route_annotations(&after, &hosts);
-            annotations.extend(recorded.into_iter().map(|(key, value)| (key.to_owned(), value)));
-            let present = deployment.metadata.labels.iter().flatten();
-            let old = present
-                .filter(|(key, _)| key.starts_with(HOST_PREFIX))
-                .map(|(key, _)| (key.clone(), None));
-            labels.extend(old);
-            for host in &hosts {
-                let key = host_label(host.as_str());
-                labels.retain(|(other, _)| *other != key);
-                labels.push((key, Some("true".to_owned())));
-            }
-            changes.hosts = Some(hosts);
-        }
-
-        // On the Deployment alone: in the pods' template they would restart the tenant. A key that is not the spec's own
-        // is nobody's to take away here.
-        for (key, value) in &change.labels {
-            if value.is_some() || before.labels.contains_key(key) {
-                labels.push((key.to_string(), value.as_ref().map(ToString::to_string)));
-            }
-        }
-
-        annotations.retain(|(key, value)| deployment.annotation(key) != value.as_deref());
-        labels.retain(|(key, value)| deployment.label(key) != value.as_deref());
-        if changes.restarts()
-            && let Some(strategy) = one_after_the_other(deployment)
-        {
-            changes.rollout.insert("strategy".to_owned(), strategy);
-        }
-        if changes.restarts() && deployment.spec.replicas != Some(0) {
-            self.needs_claim(live)?;
-            annotations.push((TRANSITION.to_owned(), Some(Transition::Update.as_str().to_owned())));
-        }
-        if !annotations.is_empty() {
-            changes
-                .metadata
-                .insert("annotations".to_owned(), Value::Object(patch_of(annotations)));
-        }
-        if !labels.is_empty() {
-            changes
-                .metadata
-                .insert("labels".to_owned(), Value::Object(patch_of(labels)));
-        }
-        changes.before = Some(before);
-        changes.after = Some(after);
-        Ok(changes)
     }
 
     /// What there is of the route, and whether it is not yet as asked: an update that was interrupted leaves it behind
@@ -436,7 +278,7 @@ impl Inner {
     }
 
     /// Patches a Deployment as it was read, and no other one.
-    async fn patch_deployment(&self, deployment: &DeploymentView, patch: Value) -> Result<DeploymentView> {
+    pub(crate) async fn patch_deployment(&self, deployment: &DeploymentView, patch: Value) -> Result<DeploymentView> {
         let patch = as_read(deployment, patch);
         self.wire
             .patch(&DEPLOYMENT, deployment.name(), Merge::Strategic, &patch)
@@ -451,172 +293,10 @@ impl Inner {
             .await
     }
 
-    pub(crate) async fn set_power(self: &Arc<Self>, id: InstanceId, power: Power) -> Result<Instance> {
-        let inner = Arc::clone(self);
-        detached(async move {
-            let deadlines = inner.wire.deadlines;
-            let live = bounded(deadlines.operation, inner.live(id)).await?;
-            let limit = deadlines.operation.max(deadlines.termination).max(live.ending());
-            let mut first = Some(live);
-            // One stamp for the whole call: an answer that was lost must not become a second restart.
-            let stamp = Timestamp::now().to_string();
-            let (inner, stamp) = (&inner, &stamp);
-            bounded(limit, again(|| inner.set_power_once(id, power, stamp, first.take()))).await
-        })
-        .await
-    }
-
-    async fn set_power_once(&self, id: InstanceId, power: Power, stamp: &str, known: Option<Live>) -> Result<Instance> {
-        let mut live = match known {
-            Some(live) => live,
-            None => self.live(id).await?,
-        };
-        let Some(patch) = self.power_change(&live, power, stamp)? else {
-            return Ok(self.instance(&live));
-        };
-        if power == Power::Start {
-            // The old process writes to the data until it has ended.
-            live.pods = self.until_ended(&live).await?;
-        }
-        live.deployment = self.patch_deployment(&live.deployment, patch).await?;
-        let instance = self.instance(&live);
-        self.wrote(instance.id, crate::watch::Kind::Deployment, live.deployment.version());
-        Ok(instance)
-    }
-
-    /// What a change of power writes, and what speaks against it; `None` when the instance is like that already.
-    pub(crate) fn power_change(&self, live: &Live, power: Power, stamp: &str) -> Result<Option<Value>> {
-        refuse_deleting(live)?;
-        let done = live.deployment.spec.template.metadata.annotations.get(RESTARTED_AT);
-        if power == Power::Restart && done.is_some_and(|done| done == stamp) {
-            return Ok(None);
-        }
-        let mut patch = power_patch(&self.instance(live).facts, power, stamp)?;
-        if let (Power::Restart, Some(patch)) = (power, &mut patch)
-            && let Some(strategy) = one_after_the_other(&live.deployment)
-        {
-            patch["spec"]["strategy"] = strategy;
-        }
-        if patch.is_some() && matches!(power, Power::Start | Power::Restart) {
-            self.needs_claim(live)?;
-        }
-        Ok(patch)
-    }
-
-    /// Waits until no pod of the instance has a process any more; gives the pods that are left.
-    async fn until_ended(&self, live: &Live) -> Result<Vec<PodView>> {
-        let limit = self.wire.deadlines.termination.max(live.ending());
-        let deployment = &live.deployment;
-        let has_ended = |pods: &[PodView]| {
-            let pods: Vec<&PodView> = pods.iter().collect();
-            !crate::facts::facts(deployment, &pods, Timestamp::now()).any_live()
-        };
-        if has_ended(&live.pods) {
-            return Ok(live.pods.clone());
-        }
-        let ended = self.until_pods(deployment, true, limit, has_ended).await?;
-        ended.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Timeout,
-                format!("the process before has not ended within {} s", limit.as_secs()),
-            )
-            .with_retry(Retry::After(None))
-            .with_advice("if its node is lost, make sure that the machine is off, and delete the pod by force")
-        })
-    }
-
     /// Tells the cache of a write of ours, so that it answers nothing older.
     pub(crate) fn wrote(&self, id: InstanceId, kind: crate::watch::Kind, version: &str) {
         self.cache.wrote(id, kind, version);
     }
-}
-
-/// What a change of power writes; `None` when the instance is like that already.
-fn power_patch(facts: &Facts, power: Power, stamp: &str) -> Result<Option<Value>> {
-    let Some(change) = decide_power(facts, power)? else {
-        return Ok(None);
-    };
-    let mut annotations = Map::new();
-    if let Some(transition) = change.transition {
-        annotations.insert(TRANSITION.to_owned(), json!(transition.as_str()));
-    }
-    if change.hold != facts.hold {
-        annotations.insert(HOLD.to_owned(), json!(change.hold.map(Hold::as_str)));
-    }
-    let mut patch = json!({"metadata": {}});
-    if !annotations.is_empty() {
-        patch["metadata"]["annotations"] = Value::Object(annotations);
-    }
-    if change.desired != facts.desired {
-        patch["spec"]["replicas"] = json!(change.desired);
-    }
-    if power == Power::Restart {
-        patch["spec"]["template"]["metadata"]["annotations"][RESTARTED_AT] = json!(stamp);
-    }
-    Ok(Some(patch))
-}
-
-/// The strategy to write beside a new template when somebody has changed it: the new pod would start beside the old one.
-fn one_after_the_other(deployment: &DeploymentView) -> Option<Value> {
-    let changed = deployment.spec.strategy.type_.as_deref() != Some("Recreate");
-    changed.then(|| json!({"type": "Recreate", "rollingUpdate": null}))
-}
-
-/// A patch that is refused when the Deployment is not the one that was read, or not as it was.
-fn as_read(deployment: &DeploymentView, mut patch: Value) -> Value {
-    patch["metadata"]["uid"] = json!(deployment.uid());
-    patch["metadata"]["resourceVersion"] = json!(deployment.version());
-    patch
-}
-
-fn deployment_patch(live: &Live, changes: &Changes, mark: &str) -> Value {
-    let mut patch = json!({ "metadata": changes.metadata });
-    patch["metadata"]["annotations"][CHANGE] = json!(mark);
-    if !changes.restarts() {
-        // The server raises the generation for annotations too; the controller has nothing to do then.
-        let generation = live.deployment.metadata.generation.unwrap_or_default();
-        let from = match quiet(&live.deployment) {
-            Some((from, to)) if to == generation => from,
-            _ => generation,
-        };
-        patch["metadata"]["annotations"][QUIET] = json!(format!("{from}-{}", generation + 1));
-    }
-    if changes.restarts() {
-        let mut container = changes.container.clone();
-        let name = main_container(&live.deployment).map_or("", |container| container.name.as_str());
-        container.insert("name".to_owned(), json!(name));
-        patch["spec"] = Value::Object(changes.rollout.clone());
-        patch["spec"]["template"] = json!({"spec": {"containers": [container]}});
-    }
-    patch
-}
-
-/// The variables to set and to remove, without those that are as asked.
-fn env_patch(deployment: &DeploymentView, change: &InstanceChange) -> Vec<Value> {
-    let present = main_container(deployment)
-        .map(|container| container.env.as_slice())
-        .unwrap_or_default();
-    let mut patch = Vec::new();
-    for (name, value) in &change.environment {
-        let old = present.iter().find(|variable| variable.name == name.as_str());
-        match (value, old) {
-            (None, None) => {}
-            (None, Some(_)) => patch.push(json!({"name": name, "$patch": "delete"})),
-            (Some(value), Some(old))
-                if old.value.as_deref().unwrap_or_default() == value && old.value_from.is_none() => {}
-            (Some(value), Some(old)) if old.value_from.is_some() => {
-                patch.push(json!({"name": name, "value": value, "valueFrom": null}));
-            }
-            (Some(value), _) => patch.push(json!({"name": name, "value": value})),
-        }
-    }
-    patch
-}
-
-/// A value that replaces the old one as a whole instead of being merged into it.
-fn replaced(mut value: Value) -> Value {
-    value["$patch"] = json!("replace");
-    value
 }
 
 /// True when everything in `wanted` is in `present`; what the server has added does not count.
@@ -649,16 +329,6 @@ fn is_own(route: &Value, live: &Live) -> bool {
         Some(owners) if !owners.is_empty() => owners.iter().any(|owner| owner["uid"] == *live.deployment.uid()),
         _ => live.is_legacy() && leads_to(route, &live.deployment),
     }
-}
-
-pub(crate) fn cannot_grow() -> Error {
-    Error::unsupported("storage", "the volume of an adopted directory cannot grow")
-        .with_advice("change the quota of the directory itself")
-}
-
-pub(crate) fn requested(claim: &ClaimView) -> Option<Bytes> {
-    let size = claim.spec.resources.requests.get("storage")?;
-    Bytes::from_kubernetes(size).ok()
 }
 
 pub(crate) fn refuse_deleting(live: &Live) -> Result<()> {

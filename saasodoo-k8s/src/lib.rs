@@ -40,13 +40,18 @@ mod ledger;
 mod logs;
 mod names;
 mod observe;
+mod occupied;
 mod pages;
+mod patch;
 mod plan;
+mod power;
 mod rbac;
 mod read;
 mod route;
 mod until;
 mod views;
+#[cfg(test)]
+mod views_tests;
 mod watch;
 mod wire;
 

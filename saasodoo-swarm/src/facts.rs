@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::config::SwarmConfig;
 use crate::convert::{self, label};
-use crate::observed;
+use crate::observe;
 use crate::task::{Generation, Task, timestamp};
 use crate::traefik::HTTP_PORT;
 
@@ -108,7 +108,7 @@ pub(crate) fn instance(
         .and_then(Value::as_str)
         .unwrap_or_default();
     let name = ObjectName::existing(name_text).map_err(|error| error.with_instance(id))?;
-    let read = observed::spec(service, id, &name, disk, config);
+    let read = observe::spec(service, id, &name, disk, config);
     let revision = service.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);
     let mut provenance = Provenance::live(revision.to_string(), now);
     provenance.source = Source::Live;

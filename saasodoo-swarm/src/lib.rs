@@ -22,7 +22,7 @@ mod facts_tests;
 mod fence;
 mod health;
 mod logs;
-mod observed;
+mod observe;
 mod occupied;
 mod patch;
 mod plan;
