@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use saasodoo_core::{
     BackendKind, CreateOptions, Error, FieldChange, InstanceId, InstanceSpec, ObjectIdentity, Operation, Plan, Power,
     PurgeToken, Result,
@@ -20,8 +21,13 @@ use crate::observe::{data_claim, identity};
 use crate::occupied::host_conflict;
 use crate::read::{Found, Live, still_runs};
 use crate::route::kind as route_kind;
-use crate::views::{DeploymentView, View};
-use crate::wire::{CLAIM, DEPLOYMENT, NETWORK_POLICY, SECRET, SERVICE, Stub, VOLUME};
+use crate::views::{ClaimView, DeploymentView, View};
+use crate::wire::{CLAIM, DEPLOYMENT, NETWORK_POLICY, SECRET, SERVICE, Stub, VOLUME, poll};
+
+/// A claim this young may be about to get its volume, in seconds.
+const NEW_CLAIM: i64 = 30;
+/// How long that is waited for.
+const VOLUME_COMES: Duration = Duration::from_secs(5);
 
 impl Inner {
     pub(crate) async fn plan(self: &Arc<Self>, operation: &Operation) -> Result<Plan> {
@@ -220,6 +226,9 @@ impl Inner {
             return Err(data_is_kept());
         }
         let live = self.find(id).await?;
+        if let Some(claim) = live.as_ref().and_then(|live| live.claim.as_ref()) {
+            self.settled(claim).await?;
+        }
         let doomed = self.doomed(id, live.as_ref()).await?;
         let mut plan = match &live {
             Some(live) => self.plan_delete(id, live).await?,
@@ -230,5 +239,22 @@ impl Inner {
         plan.deletes.extend(objects.iter().cloned());
         plan.purge_token = Some(PurgeToken::new(BackendKind::Kubernetes, id, objects));
         Ok(plan)
+    }
+    /// Gives a claim that was made a moment ago the time to get its volume: a token without it would be refused as soon
+    /// as the volume is there. Where volumes wait for a first pod, none comes.
+    async fn settled(&self, claim: &ClaimView) -> Result<()> {
+        let age = claim
+            .created_at()
+            .map(|born| Timestamp::now().as_second() - born.as_second());
+        if claim.status.phase != "Pending" || age.is_none_or(|age| age > NEW_CLAIM) {
+            return Ok(());
+        }
+        poll(VOLUME_COMES, || async {
+            let now: Option<ClaimView> = self.wire.get(&CLAIM, claim.name()).await?;
+            let pending = now.is_some_and(|now| now.uid() == claim.uid() && now.status.phase == "Pending");
+            Ok((!pending).then_some(()))
+        })
+        .await
+        .map(drop)
     }
 }

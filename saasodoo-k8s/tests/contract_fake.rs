@@ -14,7 +14,7 @@ use kube::api::{Patch, PatchParams};
 use saasodoo_core::{
     Bytes, Cause, CreateOptions, DataPath, DataPolicy, DeleteOptions, DynOrchestrator, EnsureOutcome, Error, ErrorKind,
     HealthState, Host, ImageRef, Instance, InstanceChange, InstanceEvent, InstanceFilter, InstanceId,
-    InstanceOrchestratorExt as _, InstanceSpec, InstanceStatus, LogOptions, Origin, Result, StorageLocation,
+    InstanceOrchestratorExt as _, InstanceSpec, InstanceStatus, LogOptions, Operation, Origin, Result, StorageLocation,
     StorageState, UpdateOptions,
 };
 use saasodoo_k8s::AdoptionSource;
@@ -579,4 +579,20 @@ async fn what_a_late_collector_leaves_running_is_waited_for() {
         .expect_err("there is data");
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     gone("after a creation was undone").await;
+}
+
+/// Planned between the claim and its volume, a purge would be refused when the volume is there.
+#[tokio::test(start_paused = true)]
+async fn a_purge_lists_the_volume_that_is_on_its_way() {
+    let fake = FakeKubernetes::builder().bind_time(Duration::from_secs(2)).build();
+    let subject = FakeSubject::on(fake).await;
+    let (orchestrator, spec) = (&subject.orchestrator, spec());
+    let options = CreateOptions::new().stopped();
+    orchestrator.create(&spec, options).await.expect("created");
+    let plan = orchestrator.plan(&Operation::Purge(spec.id)).await.expect("a plan");
+    let token = plan.purge_token.expect("data");
+    let kinds: Vec<&str> = token.objects().iter().map(|object| object.kind.as_str()).collect();
+    assert_eq!(kinds, ["PersistentVolumeClaim", "PersistentVolume"]);
+    let purged = orchestrator.delete(spec.id, DeleteOptions::purge(token)).await;
+    assert_eq!(purged.expect("purged").purged.len(), 2);
 }
