@@ -1,11 +1,9 @@
 //! The steps back to the source, and the removal of what is not needed any more.
 
-use tokio::time::Instant;
-
-use super::forward::{AT_ONCE, adopt, bounded};
+use super::forward::{AT_ONCE, adopt, bounded, brief};
 use super::inventory::digest;
 use super::preflight;
-use super::run::{Presence, Run, StepResult, Stop, may_pass};
+use super::run::{Presence, Run, StepResult, Stop, ends_after, may_pass};
 use super::{Event, Mutation, Side, Tenancy};
 use crate::dual::Comparator;
 use crate::{DeleteOptions, Error, ErrorKind, Instance, InstanceStatus, OperationKind, Power};
@@ -175,12 +173,12 @@ impl Run<'_> {
                     // Sees the process of the deleted objects end first.
                     self.suspend_and_see(Side::Source).await?;
                     self.suspend_and_see(Side::Target).await?;
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
+                    let deadline = *deadline.get_or_insert_with(|| ends_after(self.m.config.retry));
                     self.note("the source's objects are gone, and are made again on the same data")
                         .await?;
                     let spec = match preflight::complete(self.m, &inventory).await {
                         Err(error) if may_pass(&error) => {
-                            self.breathe(deadline, &format!("the secrets cannot be had: {error}"))
+                            self.breathe(deadline, &format!("the secrets cannot be had: {}", brief(&error)))
                                 .await?;
                             continue;
                         }
@@ -207,7 +205,7 @@ impl Run<'_> {
             };
             self.must_not_be_held(Side::Source, &source)?;
             self.suspend_and_see(Side::Target).await?;
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
+            let deadline = *deadline.get_or_insert_with(|| ends_after(self.m.config.retry));
             let held = source.facts.hold.is_some();
             let power = match inventory.tenancy {
                 Tenancy::Suspended if held => return Ok("suspended, as it was".to_owned()),
@@ -234,7 +232,7 @@ impl Run<'_> {
         if self.inventory()?.tenancy != Tenancy::Running {
             return Ok("not to be started".to_owned());
         }
-        let deadline = Instant::now() + self.m.config.ready;
+        let deadline = ends_after(self.m.config.ready);
         let mut starts = 0;
         loop {
             if let Err(Stop::Fail(opened)) = self.still_closed(Side::Target).await {
@@ -243,8 +241,9 @@ impl Run<'_> {
             }
             match self.look(Side::Source).await? {
                 Presence::Present(source) if source.facts.desired > 0 => {
+                    let accepted = self.record.force.unhealthy_source || self.force.unhealthy_source;
                     let well = source.status == InstanceStatus::Running
-                        || (self.record.force.unhealthy_source && source.status == InstanceStatus::Error);
+                        || (accepted && source.status == InstanceStatus::Error);
                     if well {
                         if self.record.routed {
                             return Ok("it runs again; visitors are sent to it next".to_owned());
@@ -319,12 +318,12 @@ impl Run<'_> {
     }
 
     async fn announce_return(&mut self) -> StepResult<()> {
-        let deadline = Instant::now() + self.m.config.retry;
+        let deadline = ends_after(self.m.config.retry);
         loop {
             match bounded(self.m.config.call, self.m.route.stays(self.id())).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    self.breathe(deadline, &format!("the return is not announced: {error}"))
+                    self.breathe(deadline, &format!("the return is not announced: {}", brief(&error)))
                         .await?;
                 }
             }
@@ -381,6 +380,8 @@ impl Run<'_> {
         loop {
             match self.look(side).await? {
                 Presence::Absent => return Ok(()),
+                // Ours is gone, and somebody has made another one since.
+                Presence::Present(target) if side == Side::Target && !self.has_made(&target) => return Ok(()),
                 Presence::Present(instance) => self.must_not_be_held(side, &instance)?,
             }
             let seen = match side {
@@ -391,7 +392,7 @@ impl Run<'_> {
             if !seen.present {
                 return Ok(());
             }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.m.config.retry);
+            let deadline = *deadline.get_or_insert_with(|| ends_after(self.m.config.retry));
             let answer = self
                 .mutate(side, Mutation::Delete, |o, id| async move {
                     o.delete(id, DeleteOptions::retain()).await

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use super::engine::Control;
 use super::inventory::digest;
 use super::preflight;
-use super::run::{Presence, Run, StepResult, Stop, may_pass};
+use super::run::{Presence, Run, StepResult, Stop, ends_after, may_pass};
 use super::{Event, Inventory, Mutation, Side, Tenancy};
 use crate::dual::{Comparator, FieldVerdict};
 use crate::{
-    Cause, CreateOptions, DataPolicy, ErrorKind, HealthState, Hold, Instance, InstanceSpec, InstanceStatus, Operation,
-    Power, Result, StorageState,
+    Cause, CreateOptions, DataPolicy, Error, ErrorKind, HealthState, Hold, Instance, InstanceSpec, InstanceStatus,
+    Operation, OperationKind, Power, Result, StorageState,
 };
 
 /// So many bad looks in a row, and it is no blip.
@@ -20,6 +20,9 @@ const BAD_LOOKS: u32 = 3;
 
 /// A target that will not run for so long will not run.
 const HOPELESS: Duration = Duration::from_secs(5);
+
+/// The longest pause between two calls of a route hook that fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// So many changes follow each other at once while a tenant is down; who takes them and does not do them is given time.
 pub(super) const AT_ONCE: u32 = 2;
@@ -79,7 +82,7 @@ impl Run<'_> {
         let inventory = self.inventory()?;
         // Of the migration before this one: it would hit what is made now.
         self.wait_out(&[(Side::Target, Mutation::Delete)]).await?;
-        let deadline = Instant::now() + self.m.config.retry;
+        let deadline = ends_after(self.m.config.retry);
         let mut created = false;
         loop {
             match self.look(Side::Target).await? {
@@ -91,7 +94,7 @@ impl Run<'_> {
             }
             let spec = match preflight::complete(self.m, &inventory).await {
                 Err(error) if may_pass(&error) => {
-                    self.breathe(deadline, &format!("the secrets cannot be had: {error}"))
+                    self.breathe(deadline, &format!("the secrets cannot be had: {}", brief(&error)))
                         .await?;
                     continue;
                 }
@@ -154,7 +157,7 @@ impl Run<'_> {
     }
 
     pub(super) async fn hold_target(&mut self, control: &Control) -> StepResult {
-        let deadline = Instant::now() + self.m.config.retry;
+        let deadline = ends_after(self.m.config.retry);
         loop {
             let instance = self.look_present(Side::Target).await?;
             self.must_not_be_held(Side::Target, &instance)?;
@@ -245,18 +248,53 @@ impl Run<'_> {
                 self.interference(Side::Source, "has changed the power state"),
             ));
         }
-        let mut changes: Vec<String> = inventory.spec.diff(&now.spec).into_iter().map(|c| c.field).collect();
-        if now.data != inventory.data {
-            changes.push("data".to_owned());
-        }
-        if changes.is_empty() && now.digest() != inventory.digest() {
-            changes.push("this journal does not keep what".to_owned());
-        }
+        self.same_spec(&inventory, &now, &now.digest())
+    }
+
+    fn same_spec(&self, inventory: &Inventory, now: &Inventory, digest: &str) -> StepResult<()> {
+        let changes = changes(inventory, now, digest);
         if !changes.is_empty() {
             let what = format!("has changed the instance ({})", changes.join(", "));
             return Err(Stop::Fail(self.interference(Side::Source, &what)));
         }
         Ok(())
+    }
+
+    /// A change that was under way when the move was announced may have been made since the last look: it was answered as
+    /// made, and would be lost on the target.
+    pub(super) async fn same_spec_behind_the_fence(&self) -> StepResult<()> {
+        let Presence::Present(source) = self.look(Side::Source).await? else {
+            return Ok(());
+        };
+        let now = inventory_of(&source, self.id(), self.m)?;
+        let inventory = self.inventory()?;
+        self.same_spec(&inventory, &now, &as_before(&inventory, &now))
+    }
+
+    /// The same at the commit, with the tenant up on the target: it is not taken down for that. What the target has, too,
+    /// is not lost.
+    async fn nothing_changed_behind_the_fence(&self, inventory: &Inventory, target: &Instance) -> StepResult<()> {
+        let Presence::Present(source) = self.look(Side::Source).await? else {
+            return Ok(());
+        };
+        let now = inventory_of(&source, self.id(), self.m)?;
+        let not_there = target.spec.diff(&now.spec);
+        let known = !inventory.spec.diff(&now.spec).is_empty();
+        let mut lost = changes(inventory, &now, &as_before(inventory, &now));
+        lost.retain(|field| !known || not_there.iter().any(|change| change.field == *field));
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "changed on the source since the move began, and not so on the target: {}",
+            lost.join(", ")
+        );
+        Err(Stop::Halt(
+            Error::conflict(lost, message)
+                .with_instance(self.id())
+                .with_operation(OperationKind::Migrate)
+                .with_advice("make the same changes on the target, or take them back on the source, then resume"),
+        ))
     }
 
     pub(super) async fn start_target(&mut self) -> StepResult {
@@ -267,7 +305,7 @@ impl Run<'_> {
             (Side::Source, Mutation::Start),
         ])
         .await?;
-        let deadline = Instant::now() + self.m.config.retry;
+        let deadline = ends_after(self.m.config.retry);
         let mut answered = 0;
         let mut target = self.look_present(Side::Target).await?;
         loop {
@@ -307,7 +345,7 @@ impl Run<'_> {
             return Ok("not to be started".to_owned());
         }
         let began = Instant::now();
-        let deadline = began + self.m.config.ready;
+        let deadline = ends_after(self.m.config.ready);
         let mut hopeless: Option<Instant> = None;
         loop {
             let target = self.look_at_both().await?;
@@ -340,7 +378,7 @@ impl Run<'_> {
         if self.inventory()?.tenancy != Tenancy::Running {
             return Ok("nothing runs that could be asked".to_owned());
         }
-        let deadline = Instant::now() + self.m.config.probe;
+        let deadline = ends_after(self.m.config.probe);
         loop {
             let target = self.look_at_both().await?;
             self.must_not_be_held(Side::Target, &target)?;
@@ -348,7 +386,12 @@ impl Run<'_> {
             match bounded(attempt, self.m.probe.probe(&target)).await {
                 Ok(()) if self.m.probe.asks() => return Ok("it answers".to_owned()),
                 Ok(()) => return Ok("the platform calls it ready, and nothing else was asked".to_owned()),
-                Err(error) => self.breathe(deadline, &format!("the probe fails: {error}")).await?,
+                // Nothing that a look later would change.
+                Err(error) if error.kind() == ErrorKind::Configuration => return Err(Stop::Fail(error)),
+                Err(error) => {
+                    let why = format!("the probe fails: {}", brief(&error));
+                    self.breathe(deadline, &why).await?;
+                }
             }
         }
     }
@@ -369,13 +412,18 @@ impl Run<'_> {
     }
 
     pub(super) async fn route(&mut self, instance: &Instance, to: Side) -> StepResult<()> {
-        let deadline = Instant::now() + self.m.config.retry;
+        let deadline = ends_after(self.m.config.retry);
+        let mut pause = self.m.config.poll_down;
         loop {
             match bounded(self.m.config.call, self.m.route.switch(instance, to)).await {
                 Ok(()) => return Ok(()),
                 Err(error) if may_pass(&error) => {
-                    self.breathe(deadline, &format!("the route is not switched to the {to}: {error}"))
-                        .await?;
+                    let why = format!("the route is not switched to the {to}: {}", brief(&error));
+                    self.in_time(deadline, &why)?;
+                    // What lies outside is asked less and less often: a DNS service that counts its callers is needed
+                    // for the way back, too.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE.max(self.m.config.poll_down));
                 }
                 Err(error) => return Err(Stop::Fail(error)),
             }
@@ -384,12 +432,12 @@ impl Run<'_> {
 
     /// From now on a dual run leaves the instance alone.
     pub(super) async fn announce_stop(&mut self, from: Side) -> StepResult<()> {
-        let deadline = Instant::now() + self.m.config.retry;
+        let deadline = ends_after(self.m.config.retry);
         loop {
             match bounded(self.m.config.call, self.m.route.before_stop(self.id(), from)).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    self.breathe(deadline, &format!("the move is not announced: {error}"))
+                    self.breathe(deadline, &format!("the move is not announced: {}", brief(&error)))
                         .await?;
                 }
             }
@@ -412,8 +460,10 @@ impl Run<'_> {
             self.obey(control)?;
             self.still_closed(Side::Source).await?;
             match self.look(Side::Target).await {
+                // The way back would start a tenant that somebody has deleted, perhaps for good.
                 Ok(Presence::Absent) => {
-                    return Err(Stop::Fail(self.interference(Side::Target, "has deleted the instance")));
+                    self.must_not_be_absent(Side::Target)?;
+                    return Ok("it was deleted on the target, as the operator has seen".to_owned());
                 }
                 Ok(Presence::Present(target)) if target.facts.hold == Some(Hold::Maintenance) => {
                     return self.must_not_be_held(Side::Target, &target).map(|()| String::new());
@@ -454,8 +504,19 @@ impl Run<'_> {
             other => other,
         };
         self.confirm_fence(Side::Source).await.map_err(halt)?;
-        let target = self.look_present(Side::Target).await.map_err(halt)?;
+        let target = match self.look(Side::Target).await.map_err(halt)? {
+            Presence::Present(target) => target,
+            Presence::Absent => {
+                self.must_not_be_absent(Side::Target)?;
+                let until = self.after(self.m.config.rollback_window);
+                self.log(Event::Window { until }).await?;
+                return Ok("it was deleted on the target: the source is kept suspended until finish".to_owned());
+            }
+        };
         self.must_not_be_held(Side::Target, &target)?;
+        self.nothing_changed_behind_the_fence(&inventory, &target)
+            .await
+            .map_err(halt)?;
         if inventory.tenancy == Tenancy::Running && target.facts.desired == 0 {
             return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
         }
@@ -484,6 +545,14 @@ impl Run<'_> {
     }
 }
 
+/// What a hook says, without what the error around it says anyway.
+pub(super) fn brief(error: &Error) -> String {
+    match error.advice() {
+        Some(advice) => format!("{}; {advice}", error.message()),
+        None => error.message().to_owned(),
+    }
+}
+
 /// A call of a hook with a deadline.
 pub(super) async fn bounded<T>(budget: Duration, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
     tokio::time::timeout(budget, call).await.unwrap_or_else(|_| {
@@ -492,6 +561,24 @@ pub(super) async fn bounded<T>(budget: Duration, call: impl Future<Output = Resu
             format!("no answer within {budget:?}"),
         ))
     })
+}
+
+/// The digest of what is there now, with the hold that it had before this migration suspended it.
+fn as_before(inventory: &Inventory, now: &Inventory) -> String {
+    let hold = (inventory.tenancy == Tenancy::Suspended).then_some(Hold::Suspended);
+    digest(&(&now.spec, &now.data, hold))
+}
+
+/// The fields in which an instance is not what it was when it was read first.
+fn changes(inventory: &Inventory, now: &Inventory, digest: &str) -> Vec<String> {
+    let mut changes: Vec<String> = inventory.spec.diff(&now.spec).into_iter().map(|c| c.field).collect();
+    if now.data != inventory.data {
+        changes.push("data".to_owned());
+    }
+    if changes.is_empty() && digest != inventory.digest() {
+        changes.push("this journal does not keep what".to_owned());
+    }
+    changes
 }
 
 /// What is not observed is no reason to wait: not every platform tells.

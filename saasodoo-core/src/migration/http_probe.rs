@@ -73,22 +73,32 @@ fn status(line: &str) -> Option<u16> {
 #[async_trait]
 impl Probe for HttpProbe {
     async fn probe(&self, instance: &Instance) -> Result<()> {
-        let fail = |why: String| {
-            Error::new(ErrorKind::Unavailable, why)
+        let fail = |kind, why: String| {
+            Error::new(kind, why)
                 .with_instance(instance.id)
                 .with_operation(OperationKind::Migrate)
         };
         let Some(host) = instance.endpoints.hosts.first() else {
-            return Err(fail("it has no host that could be asked".to_owned()));
+            return Err(fail(
+                ErrorKind::Unavailable,
+                "it has no host that could be asked".to_owned(),
+            ));
         };
         let path = self.path.as_ref().unwrap_or(&instance.spec.probes.path);
-        let line = self
-            .ask(host.as_str(), path.as_str())
-            .await
-            .map_err(|error| fail(format!("{host} through {}: {error}", self.router)))?;
+        let line = self.ask(host.as_str(), path.as_str()).await.map_err(|error| {
+            let kind = match error.kind() {
+                // It is no `host:port`, and will not become one.
+                std::io::ErrorKind::InvalidInput => ErrorKind::Configuration,
+                _ => ErrorKind::Unavailable,
+            };
+            fail(kind, format!("{host} through {}: {error}", self.router))
+        })?;
         match status(&line) {
             Some(code) if WELL.contains(&code) => Ok(()),
-            _ => Err(fail(format!("{host}{path} through {}: {line:?}", self.router))),
+            _ => Err(fail(
+                ErrorKind::Unavailable,
+                format!("{host}{path} through {}: {line:?}", self.router),
+            )),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use sha2::Digest;
 
 use super::journal::{Journal, fold};
-use super::{Entry, Record};
+use super::{Entry, Event, Record};
 use crate::{Error, ErrorKind, InstanceId, OperationKind, Result};
 
 /// A journal in a file: one [`Entry`] a line, appended and synced to the disk before a step goes on.
@@ -19,6 +19,9 @@ use crate::{Error, ErrorKind, InstanceId, OperationKind, Result};
 /// same tenants. Each line carries a checksum of itself. A last line that was cut off or only partly written when the
 /// machine died is dropped when the file is opened: nothing was done on the strength of it. Any other line that cannot
 /// be read is an error, because something else has written to the file.
+///
+/// Beside it is a file `….spare` of 1 MiB. When the disk is full it is removed, so that those under way come to their
+/// end; nobody is begun or stopped then until it can be made again. A migration takes about 20 kB.
 ///
 /// ```no_run
 /// use saasodoo_core::migration::FileJournal;
@@ -41,6 +44,8 @@ struct Inner {
     len: u64,
     /// An append failed half-way: what the file ends with is not known until it has been cut back.
     dirty: bool,
+    /// `None` in a journal that is only read.
+    spare: Option<Spare>,
 }
 
 impl FileJournal {
@@ -52,10 +57,12 @@ impl FileJournal {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let io = |error: std::io::Error| unusable(&path, &error);
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        let directories = made_in(&path);
+        if let Some(parent) = directories.first() {
             std::fs::create_dir_all(parent).map_err(io)?;
         }
         let is_new = !path.exists();
+        let spare = Spare::beside(&path);
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);
         // The entries hold what tenants set as environment, and people put secrets there.
@@ -78,9 +85,9 @@ impl FileJournal {
             file.set_len(len).and_then(|()| file.sync_all()).map_err(io)?;
         }
         if is_new {
-            // The name of a new file is durable only when its directory is.
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent).and_then(|dir| dir.sync_all()).map_err(io)?;
+            // The name of a new file is durable only when its directory is, and that of a new directory likewise.
+            for directory in &directories {
+                File::open(directory).and_then(|dir| dir.sync_all()).map_err(io)?;
             }
         }
         let inner = Inner {
@@ -88,6 +95,7 @@ impl FileJournal {
             records,
             len,
             dirty: false,
+            spare: Some(spare),
         };
         Ok(Self {
             path,
@@ -109,6 +117,7 @@ impl FileJournal {
             records,
             len,
             dirty: false,
+            spare: None,
         };
         Ok(Self {
             path,
@@ -143,15 +152,117 @@ impl Inner {
         }
         fold(&mut after, entry)?;
         let line = seal(serde_json::to_string(entry).map_err(|error| io(error.into()))?);
+        if let Some(spare) = &mut self.spare
+            && matches!(entry.event, Event::Began { .. } | Event::Down)
+        {
+            spare.keep().map_err(|error| {
+                io(error).with_advice("make room on the disk, then resume: nobody is begun or stopped without room for what comes after; nothing was stopped")
+            })?;
+        }
         self.dirty = true;
-        file.write_all(line.as_bytes())
-            .and_then(|()| file.sync_data())
-            .map_err(io)?;
+        let mut written = write(file, &line);
+        if written.as_ref().is_err_and(is_full)
+            && let Some(spare) = &mut self.spare
+            && spare.give()
+        {
+            file.set_len(self.len).map_err(io)?;
+            written = write(file, &line);
+        }
+        written.map_err(io)?;
         self.dirty = false;
         self.len += u64::try_from(line.len()).unwrap_or(u64::MAX);
         // `BTreeMap::append` would build the map of all tenants anew.
         self.records.extend(after);
         Ok(())
+    }
+}
+
+/// Appends a line, and sees it on the disk.
+fn write(file: &mut File, line: &str) -> io::Result<()> {
+    file.write_all(line.as_bytes()).and_then(|()| file.sync_data())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The directories whose names a new file at this path needs on the disk: its own, and those around it that are not there
+/// yet, up to the first that is.
+fn made_in(path: &Path) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    for parent in path.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        directories.push(parent.to_owned());
+        if parent.exists() {
+            break;
+        }
+    }
+    directories
+}
+
+/// Room on the disk for what those under way still have to write.
+#[derive(Debug)]
+struct Spare {
+    path: PathBuf,
+    there: bool,
+}
+
+impl Spare {
+    /// What 100 migrations write from the stop of a tenant on.
+    const SIZE: usize = 1 << 20;
+
+    fn beside(journal: &Path) -> Self {
+        let mut path = journal.as_os_str().to_owned();
+        path.push(".spare");
+        Self {
+            path: path.into(),
+            there: false,
+        }
+    }
+
+    /// Makes the file unless it is there.
+    fn keep(&mut self) -> io::Result<()> {
+        if self.there {
+            return Ok(());
+        }
+        let full = |length: u64| usize::try_from(length).is_ok_and(|length| length == Self::SIZE);
+        if !std::fs::metadata(&self.path).is_ok_and(|file| full(file.len())) {
+            // Not zeros: a file system may store those as nothing.
+            let mut noise = sha2::Sha256::digest(b"spare").to_vec();
+            while noise.len() < 4096 {
+                let last = noise.len() - 32;
+                noise.extend_from_slice(&sha2::Sha256::digest(noise.get(last..).unwrap_or_default()));
+            }
+            let block = noise.repeat(Self::SIZE / noise.len());
+            let written = File::create(&self.path).and_then(|mut file| {
+                file.write_all(&block)?;
+                file.sync_all()
+            });
+            if let Err(error) = written {
+                self.give();
+                return Err(error);
+            }
+        }
+        self.there = true;
+        Ok(())
+    }
+
+    /// Gives its room back; false when there was none.
+    fn give(&mut self) -> bool {
+        self.there = false;
+        std::fs::remove_file(&self.path).is_ok()
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        if self.there {
+            self.give();
+        }
     }
 }
 
@@ -178,7 +289,8 @@ fn read(path: &Path, file: &mut File) -> Result<(BTreeMap<InstanceId, Record>, u
         };
         // What is whole and cannot be understood was written by another version, and acted upon: it is not dropped.
         let entry = json.and_then(|json| serde_json::from_str(&json).map_err(|error| error.to_string()));
-        let folded = entry.and_then(|entry: Entry| fold(&mut records, &entry).map_err(|error| error.to_string()));
+        let folded =
+            entry.and_then(|entry: Entry| fold(&mut records, &entry).map_err(|error| error.message().to_owned()));
         if let Err(why) = folded {
             return Err(Error::new(
                 ErrorKind::Unexpected,
@@ -229,10 +341,13 @@ fn unseal(line: &[u8]) -> Result<String, String> {
     Ok(json)
 }
 
+/// The field of an error that says the file cannot be used.
+pub(super) const UNWRITABLE: &str = "journal";
+
 fn unusable(path: &Path, error: &std::io::Error) -> Error {
     Error::new(ErrorKind::Configuration, format!("{}: {error}", path.display()))
         .with_operation(OperationKind::Migrate)
-        .with_field("journal")
+        .with_field(UNWRITABLE)
         .with_advice("check the disk and the permissions, then resume")
 }
 

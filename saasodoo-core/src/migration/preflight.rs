@@ -68,7 +68,15 @@ pub(super) async fn checks(m: &Inner, inventory: &Inventory, force: Force) -> Fi
     let (accepts, creation) = target_accepts(m, inventory).await;
     checks.push(accepts);
     for check in &m.checks {
-        checks.extend(check.check(&inventory.observed, &inventory.spec).await);
+        let answer = check.check(&inventory.observed, &inventory.spec);
+        match tokio::time::timeout(m.config.call, answer).await {
+            Ok(found) => checks.extend(found),
+            Err(_) => checks.push(found(
+                "check",
+                HealthState::Failed,
+                format!("{check:?} did not answer within {:?}", m.config.call),
+            )),
+        }
     }
     Findings { checks, creation }
 }
@@ -155,7 +163,7 @@ fn unlike(m: &Inner, inventory: &Inventory, there: &Instance) -> Option<&'static
 /// The spec with its secrets: from the hook, and what that leaves open from the source, which shows those that it
 /// keeps in plain view. A journal never has them.
 pub(super) async fn complete(m: &Inner, inventory: &Inventory) -> Result<crate::InstanceSpec> {
-    let mut spec = m.secrets.complete(inventory.spec.clone()).await?;
+    let mut spec = super::forward::bounded(m.config.call, m.secrets.complete(inventory.spec.clone())).await?;
     let open = spec
         .database
         .as_ref()

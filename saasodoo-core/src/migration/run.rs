@@ -36,6 +36,14 @@ impl Stop {
     }
 }
 
+/// No budget is longer: the clock has an end.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+/// The end of a budget that begins now.
+pub(super) fn ends_after(budget: Duration) -> Instant {
+    Instant::now() + budget.min(LONGEST)
+}
+
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Self::Fail(error)
@@ -235,7 +243,7 @@ impl<'a> Run<'a> {
 
     /// Reads one side. What may pass is tried again for a while; an error is never absence.
     pub(super) async fn look(&self, side: Side) -> StepResult<Presence> {
-        let deadline = Instant::now() + self.m.config.retry;
+        let deadline = ends_after(self.m.config.retry);
         loop {
             match self.look_once(side).await {
                 Err(error) if may_pass(&error) && Instant::now() < deadline => {
@@ -321,6 +329,8 @@ impl<'a> Run<'a> {
         if let Ok(left) = Duration::try_from(left)
             && !left.is_zero()
         {
+            // It was asked for in the past, whatever the clock of that machine said.
+            let left = left.min(self.doubt());
             self.note(format!(
                 "waits {left:.0?}: the answer to an earlier change was lost, and it may still happen"
             ))
@@ -349,7 +359,7 @@ impl<'a> Run<'a> {
 
     async fn close(&mut self, side: Side, serving: bool) -> StepResult<FenceProof> {
         let budget = self.stop_budget();
-        let deadline = Instant::now() + budget;
+        let deadline = ends_after(budget);
         let mut absent_since = None;
         loop {
             let open = match self.look(side).await? {
@@ -403,7 +413,7 @@ impl<'a> Run<'a> {
     /// Sees that a side that was closed is still so. Changes nothing: somebody who opened it did so on purpose.
     pub(super) async fn confirm_fence(&mut self, side: Side) -> StepResult<FenceProof> {
         let budget = self.stop_budget();
-        let deadline = Instant::now() + budget;
+        let deadline = ends_after(budget);
         let mut absent_since = None;
         loop {
             let open = match self.look(side).await? {
@@ -506,7 +516,11 @@ impl<'a> Run<'a> {
 
     pub(super) async fn record_fence(&mut self, side: Side) -> StepResult {
         let proof = match side {
-            Side::Source => self.confirm_fence(side).await?,
+            Side::Source => {
+                let proof = self.confirm_fence(side).await?;
+                self.same_spec_behind_the_fence().await?;
+                proof
+            }
             Side::Target => self.suspend_and_see(side).await?,
         };
         self.log(Event::Fenced(proof)).await?;

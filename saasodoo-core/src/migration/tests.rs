@@ -354,6 +354,64 @@ async fn a_last_line_that_is_whole_is_not_dropped_when_it_cannot_be_understood()
     assert_eq!(std::fs::read(scratch.file()).expect("read"), file);
 }
 
+/// Those under way have to write until the end.
+#[tokio::test]
+async fn a_journal_keeps_room_on_the_disk() {
+    let scratch = Scratch::new();
+    let spare = scratch.file().with_extension("jsonl.spare");
+    let journal = FileJournal::open(scratch.file()).expect("opened");
+    assert!(!spare.exists(), "nothing is under way");
+    write(&journal, InstanceId::random(), 3).await;
+    assert_eq!(std::fs::metadata(&spare).expect("there").len(), 1 << 20);
+    drop(journal);
+    assert!(!spare.exists());
+    // That of a process that was killed is used again.
+    std::fs::write(&spare, "half").expect("written");
+    let journal = FileJournal::open(scratch.file()).expect("opened");
+    write(&journal, InstanceId::random(), 3).await;
+    assert_eq!(std::fs::metadata(&spare).expect("there").len(), 1 << 20);
+}
+
+/// A disk on which there is none: nobody is begun, and nobody is stopped.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn without_room_nobody_is_begun_or_stopped() {
+    let scratch = Scratch::new();
+    let spare = scratch.file().with_extension("jsonl.spare");
+    let (id, run) = (InstanceId::random(), Uuid::new_v4());
+    let journal = FileJournal::open(scratch.file()).expect("opened");
+    let append = async |seq, event| {
+        let entry = entry(id, run, seq, event);
+        let before = journal.load(id).await.expect("loaded");
+        let mut after = before.map_or_else(|| Record::begin(&entry), Ok).expect("a record");
+        if seq > 0 {
+            after.apply(&entry).expect("it follows");
+        }
+        journal.append(&entry, &after).await
+    };
+    let full = || std::os::unix::fs::symlink("/dev/full", &spare).expect("linked");
+    full();
+    let error = append(0, began()).await.expect_err("no room");
+    assert!(error.message().contains("No space left"), "{error}");
+    assert!(
+        error
+            .advice()
+            .is_some_and(|advice| advice.contains("nothing was stopped")),
+        "{error}"
+    );
+    assert_eq!(journal.load(id).await.expect("loaded"), None);
+
+    append(0, began()).await.expect("there is room again");
+    drop(journal);
+    full();
+    let journal = FileJournal::open(scratch.file()).expect("opened");
+    let down = entry(id, run, 1, Event::Down);
+    let after = journal.load(id).await.expect("loaded").expect("known");
+    let error = journal.append(&down, &after).await.expect_err("no room");
+    assert!(error.message().contains("No space left"), "{error}");
+    assert!(!journal.load(id).await.expect("loaded").expect("known").is_down());
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_journal_is_readable_by_its_owner_only() {

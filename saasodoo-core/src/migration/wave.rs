@@ -1,19 +1,26 @@
 //! Many instances: in an order, so many at once, and no further when too many fail.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::engine::Order;
 use super::forward::inventory_of;
+use super::journal_file::UNWRITABLE;
 use super::preflight;
 use super::run::may_pass;
 use super::{Control, Force, Migrator, Record, Step};
-use crate::{DataPath, HealthCheck, HealthState, Instance, InstanceFilter, InstanceId, ObjectName, Result};
+use crate::{
+    DataPath, Error, ErrorKind, HealthCheck, HealthState, Instance, InstanceFilter, InstanceId, ObjectName,
+    OperationKind, Result,
+};
 
 /// How a wave goes.
 #[derive(Debug, Clone)]
@@ -68,8 +75,11 @@ pub struct WaveSummary {
     pub paused: Vec<InstanceId>,
     /// They were not begun: the wave was stopped before.
     pub not_begun: Vec<InstanceId>,
-    /// The failure rate stopped the wave.
+    /// The failure rate stopped the wave, or the journal could not be written.
     pub stopped: bool,
+    /// Why no more were begun, when the journal could not be written: nobody new is stopped then.
+    #[serde(default)]
+    pub journal_failed: Option<String>,
     /// The median downtime of those that were committed in this or an earlier run.
     pub median_downtime: Option<Duration>,
     /// The longest.
@@ -90,8 +100,10 @@ impl fmt::Display for WaveSummary {
         if let (Some(median), Some(longest)) = (self.median_downtime, self.longest_downtime) {
             write!(f, "; downtime: median {median:.1?}, longest {longest:.1?}")?;
         }
-        if self.stopped {
-            f.write_str("; stopped because too many failed")?;
+        match &self.journal_failed {
+            Some(why) => write!(f, "; stopped because the journal cannot be written: {why}")?,
+            None if self.stopped => f.write_str("; stopped because too many failed")?,
+            None => {}
         }
         for (id, why) in &self.rolled_back {
             write!(f, "\n  rolled back {id}: {why}")?;
@@ -105,7 +117,7 @@ impl fmt::Display for WaveSummary {
 
 enum Outcome {
     Rest(Box<Record>),
-    Halted(String),
+    Halted(Error),
     NotBegun,
 }
 
@@ -148,10 +160,10 @@ impl<'a> Wave<'a> {
                 let record = known.get(&id);
                 let again = match self.again(id, record).await {
                     Ok(again) => again,
-                    Err(error) => return (id, Outcome::Halted(error.to_string())),
+                    Err(error) => return (id, Outcome::Halted(error)),
                 };
                 let fresh = record.is_none() || again;
-                let held = control.order() != Order::Go || self.too_many_failed(tally);
+                let held = control.order() != Order::Go || self.is_stopped(tally);
                 if fresh && held {
                     return (id, Outcome::NotBegun);
                 }
@@ -166,7 +178,10 @@ impl<'a> Wave<'a> {
             .buffer_unordered(self.options.concurrency.max(1))
             .collect()
             .await;
-        Ok(self.summary(ids, outcomes, self.too_many_failed(tally)))
+        let mut summary = self.summary(ids, outcomes);
+        summary.stopped = self.is_stopped(tally);
+        summary.journal_failed = tally.lock().ok().and_then(|tally| tally.journal.clone());
+        Ok(summary)
     }
 
     /// Whether to begin anew with an instance whose last migration is over.
@@ -186,39 +201,48 @@ impl<'a> Wave<'a> {
     }
 
     async fn one(&self, id: InstanceId, again: bool, control: &Control) -> Outcome {
-        let moved = if again {
-            self.migrator.retry(id, self.options.force, control).await
-        } else {
-            self.migrator.migrate(id, self.options.force, control).await
+        let moved = async {
+            if again {
+                self.migrator.retry(id, self.options.force, control).await
+            } else {
+                self.migrator.migrate(id, self.options.force, control).await
+            }
         };
-        match moved {
-            Ok(record) => Outcome::Rest(Box::new(record)),
-            Err(error) => Outcome::Halted(error.to_string()),
+        // A hook that panics for one tenant must not leave the others half-way.
+        match AssertUnwindSafe(moved).catch_unwind().await {
+            Ok(Ok(record)) => Outcome::Rest(Box::new(record)),
+            Ok(Err(error)) => Outcome::Halted(error),
+            Err(panic) => Outcome::Halted(
+                Error::new(ErrorKind::Unexpected, format!("a panic: {}", what(&*panic)))
+                    .with_instance(id)
+                    .with_operation(OperationKind::Migrate)
+                    .with_advice("the journal is at the step in hand: run it again when the hook is put right"),
+            ),
         }
     }
 
-    fn too_many_failed(&self, tally: &std::sync::Mutex<Tally>) -> bool {
+    fn is_stopped(&self, tally: &std::sync::Mutex<Tally>) -> bool {
         let Ok(tally) = tally.lock() else {
             return true;
         };
+        if tally.journal.is_some() {
+            return true;
+        }
         tally.ended >= self.options.least_sample.max(1)
             && f64::from(tally.failed) / f64::from(u32::try_from(tally.ended).unwrap_or(u32::MAX))
                 > self.options.stop_at_failure_rate
     }
 
-    fn summary(&self, ids: &[InstanceId], outcomes: Vec<(InstanceId, Outcome)>, stopped: bool) -> WaveSummary {
-        let mut summary = WaveSummary {
-            stopped,
-            ..WaveSummary::default()
-        };
+    fn summary(&self, ids: &[InstanceId], outcomes: Vec<(InstanceId, Outcome)>) -> WaveSummary {
+        let mut summary = WaveSummary::default();
         let mut downtimes = Vec::new();
         let mut outcomes: BTreeMap<InstanceId, Outcome> = outcomes.into_iter().collect();
         for id in ids {
             match outcomes.remove(id) {
                 None => {}
                 Some(Outcome::NotBegun) => summary.not_begun.push(*id),
-                Some(Outcome::Halted(why)) => {
-                    summary.halted.insert(*id, why);
+                Some(Outcome::Halted(error)) => {
+                    summary.halted.insert(*id, error.to_string());
                 }
                 Some(Outcome::Rest(record)) if record.is_committed() => {
                     // Who was stopped before was not down.
@@ -241,16 +265,26 @@ impl<'a> Wave<'a> {
 }
 
 fn why(record: &Record) -> String {
-    record.failure.as_ref().map_or_else(
-        || "given up by the operator".to_owned(),
-        |failure| format!("{} failed: {}", failure.step, failure.message),
-    )
+    match &record.failure {
+        Some(failure) => format!("{} failed: {}", failure.step, failure.message),
+        None if record.committed_at.is_some() => "taken back by the operator after the commit".to_owned(),
+        None => "given up by the operator".to_owned(),
+    }
+}
+
+/// What a panic says.
+fn what(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it says nothing")
 }
 
 #[derive(Debug, Default)]
 struct Tally {
     ended: usize,
     failed: u32,
+    /// What the journal said when it could not be written.
+    journal: Option<String>,
 }
 
 impl Tally {
@@ -259,9 +293,18 @@ impl Tally {
             Outcome::Rest(record) if record.is_committed() => self.ended += 1,
             // Paused.
             Outcome::Rest(record) if record.step != Step::RolledBack => {}
-            Outcome::Rest(_) | Outcome::Halted(_) => {
+            // The operator wanted it back: that says nothing about the next ones.
+            Outcome::Rest(record) if record.failure.is_none() => {}
+            Outcome::Rest(_) => {
                 self.ended += 1;
                 self.failed += 1;
+            }
+            Outcome::Halted(error) => {
+                self.ended += 1;
+                self.failed += 1;
+                if error.field() == Some(UNWRITABLE) && self.journal.is_none() {
+                    self.journal = Some(error.message().to_owned());
+                }
             }
             Outcome::NotBegun => {}
         }

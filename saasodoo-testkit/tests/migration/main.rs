@@ -3,7 +3,9 @@
 mod creation;
 mod downtime;
 mod holds;
+mod hooks;
 mod moves;
+mod others;
 mod safety;
 mod told;
 
