@@ -188,6 +188,12 @@ impl Migrator {
         &self.inner.journal
     }
 
+    /// What a side is called in the journal: see [`MigratorBuilder::identities`](super::MigratorBuilder::identities).
+    #[must_use]
+    pub fn identity(&self, side: Side) -> &str {
+        self.inner.identity(side)
+    }
+
     /// Now, by its clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
@@ -222,7 +228,8 @@ impl Migrator {
     ///
     /// # Errors
     /// When it can go neither forward nor back, because a platform or the journal does not answer or a fence cannot be
-    /// seen. Everything is written down: call it again when the reason is gone.
+    /// seen. Everything is written down: call it again when the reason is gone. `InvalidInput` for an id of eight digits,
+    /// and `Configuration` when it was begun between other platforms: nothing was done then.
     pub async fn migrate(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
         match self.status(id).await? {
             Some(record) => self.drive(record, force, control).await,
@@ -268,7 +275,8 @@ impl Migrator {
     /// since the commit is not on the source.
     ///
     /// # Errors
-    /// `NotAllowed` when the window is over or the source was removed: migrate the other way then. `Conflict` with
+    /// `NotFound` when nothing was begun. `NotAllowed` when the window is over or the removal of the source has begun:
+    /// migrate the other way then. `Conflict` with
     /// the fields that were changed on the target since the commit and are not so on the source. As
     /// [`migrate`](Self::migrate).
     pub async fn rollback(&self, id: InstanceId) -> Result<Record> {
@@ -315,7 +323,7 @@ impl Migrator {
     /// `early` is set.
     ///
     /// # Errors
-    /// `NotAllowed` before its time, or while the target is not well; `Conflict` when somebody has opened the source
+    /// `NotFound` when nothing was begun; `NotAllowed` before its time, or while the target is not well; `Conflict` when somebody has opened the source
     /// since the commit; `MissingPrerequisite` when the target does not have it any more; as [`migrate`](Self::migrate).
     pub async fn finish(&self, id: InstanceId, early: bool) -> Result<Record> {
         self.finish_with(id, early, Force::none()).await

@@ -191,7 +191,8 @@ pub trait Probe: fmt::Debug + Send + Sync + 'static {
     /// Asks once; the migration repeats it within its budget.
     ///
     /// # Errors
-    /// When it does not answer as it should.
+    /// When it does not answer as it should. `Configuration` when asking again would not help: the migration goes back at
+    /// once.
     async fn probe(&self, instance: &Instance) -> Result<()>;
 
     /// False for a probe that asks nothing: plans and journals then claim nothing of it. Default: true.
@@ -222,8 +223,8 @@ pub trait RouteSwitch: fmt::Debug + Send + Sync + 'static {
     /// Sends the visitors of this instance's hosts to that side.
     ///
     /// # Errors
-    /// When it did not happen, or may not have: the migration calls it again, unless a
-    /// [retry](crate::Error::retry) never helps, and then goes back.
+    /// When it did not happen, or may not have: the migration calls it again, soon and then less and less often, every
+    /// 5 s at last, unless a [retry](crate::Error::retry) never helps; then it goes back.
     async fn switch(&self, instance: &Instance, to: Side) -> Result<()>;
 
     /// False for a switch that sends visitors nowhere: plans and journals then claim nothing of it. Default: true.
@@ -306,6 +307,19 @@ pub trait PreflightCheck: fmt::Debug + Send + Sync + 'static {
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 impl Clock {
+    /// Any other clock: a test that wants one to go back has it do so.
+    ///
+    /// ```
+    /// use saasodoo_core::migration::Clock;
+    ///
+    /// let stopped = Clock::new(|| jiff::Timestamp::UNIX_EPOCH);
+    /// # drop(stopped);
+    /// ```
+    #[must_use]
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
     /// The system's clock.
     #[must_use]
     pub fn system() -> Self {
