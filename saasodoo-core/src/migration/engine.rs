@@ -304,8 +304,8 @@ impl Migrator {
             return self.drive(run.record, force, &Control::new()).await;
         }
         if matches!(record.step, Step::RemoveSource | Step::Finished) {
-            return Err(not_allowed(&record, "the source is not there any more")
-                .with_advice("migrate it the other way instead"));
+            return Err(not_allowed(&record, "the removal of the source has begun")
+                .with_advice("run finish until it is removed, then migrate it the other way"));
         }
         let control = Control::new();
         control.abort();

@@ -12,7 +12,7 @@ use super::{Event, Inventory, Mutation, Side, Tenancy};
 use crate::dual::{Comparator, FieldVerdict};
 use crate::{
     Cause, CreateOptions, DataPolicy, Error, ErrorKind, HealthState, Hold, Instance, InstanceSpec, InstanceStatus,
-    Operation, OperationKind, Power, Result, StorageState,
+    Operation, Power, Result, StorageState,
 };
 
 /// So many bad looks in a row, and it is no blip.
@@ -235,66 +235,6 @@ impl Run<'_> {
             Presence::Present(source) => source.facts.desired > 0 && source.facts.hold.is_none(),
             Presence::Absent => false,
         })
-    }
-
-    /// What was read at the beginning must still be so: somebody who has stopped, suspended, changed or deleted the
-    /// instance since then would find that undone on the target.
-    async fn same_as_inventoried(&self) -> StepResult<()> {
-        let source = self.look_present(Side::Source).await?;
-        let inventory = self.inventory()?;
-        let now = inventory_of(&source, self.id(), self.m)?;
-        if now.tenancy != inventory.tenancy || source.facts.hold != inventory.observed.facts.hold {
-            return Err(Stop::Fail(
-                self.interference(Side::Source, "has changed the power state"),
-            ));
-        }
-        self.same_spec(&inventory, &now, &now.digest())
-    }
-
-    fn same_spec(&self, inventory: &Inventory, now: &Inventory, digest: &str) -> StepResult<()> {
-        let changes = changes(inventory, now, digest);
-        if !changes.is_empty() {
-            let what = format!("has changed the instance ({})", changes.join(", "));
-            return Err(Stop::Fail(self.interference(Side::Source, &what)));
-        }
-        Ok(())
-    }
-
-    /// A change that was under way when the move was announced may have been made since the last look: it was answered as
-    /// made, and would be lost on the target.
-    pub(super) async fn same_spec_behind_the_fence(&self) -> StepResult<()> {
-        let Presence::Present(source) = self.look(Side::Source).await? else {
-            return Ok(());
-        };
-        let now = inventory_of(&source, self.id(), self.m)?;
-        let inventory = self.inventory()?;
-        self.same_spec(&inventory, &now, &as_before(&inventory, &now))
-    }
-
-    /// The same at the commit, with the tenant up on the target: it is not taken down for that. What the target has, too,
-    /// is not lost.
-    async fn nothing_changed_behind_the_fence(&self, inventory: &Inventory, target: &Instance) -> StepResult<()> {
-        let Presence::Present(source) = self.look(Side::Source).await? else {
-            return Ok(());
-        };
-        let now = inventory_of(&source, self.id(), self.m)?;
-        let not_there = target.spec.diff(&now.spec);
-        let known = !inventory.spec.diff(&now.spec).is_empty();
-        let mut lost = changes(inventory, &now, &as_before(inventory, &now));
-        lost.retain(|field| !known || not_there.iter().any(|change| change.field == *field));
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let message = format!(
-            "changed on the source since the move began, and not so on the target: {}",
-            lost.join(", ")
-        );
-        Err(Stop::Halt(
-            Error::conflict(lost, message)
-                .with_instance(self.id())
-                .with_operation(OperationKind::Migrate)
-                .with_advice("make the same changes on the target, or take them back on the source, then resume"),
-        ))
     }
 
     pub(super) async fn start_target(&mut self) -> StepResult {
@@ -561,24 +501,6 @@ pub(super) async fn bounded<T>(budget: Duration, call: impl Future<Output = Resu
             format!("no answer within {budget:?}"),
         ))
     })
-}
-
-/// The digest of what is there now, with the hold that it had before this migration suspended it.
-fn as_before(inventory: &Inventory, now: &Inventory) -> String {
-    let hold = (inventory.tenancy == Tenancy::Suspended).then_some(Hold::Suspended);
-    digest(&(&now.spec, &now.data, hold))
-}
-
-/// The fields in which an instance is not what it was when it was read first.
-fn changes(inventory: &Inventory, now: &Inventory, digest: &str) -> Vec<String> {
-    let mut changes: Vec<String> = inventory.spec.diff(&now.spec).into_iter().map(|c| c.field).collect();
-    if now.data != inventory.data {
-        changes.push("data".to_owned());
-    }
-    if changes.is_empty() && digest != inventory.digest() {
-        changes.push("this journal does not keep what".to_owned());
-    }
-    changes
 }
 
 /// What is not observed is no reason to wait: not every platform tells.

@@ -26,6 +26,7 @@ mod run;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unchanged;
 mod wave;
 
 pub use builder::{MigrationConfig, MigratorBuilder};
