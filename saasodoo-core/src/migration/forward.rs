@@ -454,9 +454,7 @@ impl Run<'_> {
             }
         };
         self.must_not_be_held(Side::Target, &target)?;
-        self.nothing_changed_behind_the_fence(&inventory, &target)
-            .await
-            .map_err(halt)?;
+        self.note_what_changed_behind_the_fence(&target).await.map_err(halt)?;
         if inventory.tenancy == Tenancy::Running && target.facts.desired == 0 {
             return Err(Stop::Fail(self.interference(Side::Target, "has stopped the instance")));
         }

@@ -4,7 +4,7 @@ use super::forward::inventory_of;
 use super::inventory::digest;
 use super::run::{Presence, Run, StepResult, Stop};
 use super::{Inventory, Side, Tenancy};
-use crate::{Error, Hold, Instance, OperationKind};
+use crate::{Hold, Instance};
 
 impl Run<'_> {
     /// What was read at the beginning must still be so: somebody who has stopped, suspended, changed or deleted the
@@ -41,34 +41,26 @@ impl Run<'_> {
         self.same_spec(&inventory, &now, &as_before(&inventory, &now))
     }
 
-    /// The same at the commit, with the tenant up on the target: it is not taken down for that. What the target has, too,
-    /// is not lost.
-    pub(super) async fn nothing_changed_behind_the_fence(
-        &self,
-        inventory: &Inventory,
-        target: &Instance,
-    ) -> StepResult<()> {
+    /// The same at the commit. The tenant is up on the target and is not taken down for it: what is not so there is written
+    /// down, for somebody to make the same change. What comes after the commit is the source's own, as well.
+    pub(super) async fn note_what_changed_behind_the_fence(&mut self, target: &Instance) -> StepResult<()> {
         let Presence::Present(source) = self.look(Side::Source).await? else {
             return Ok(());
         };
+        let inventory = self.inventory()?;
         let now = inventory_of(&source, self.id(), self.m)?;
         let not_there = target.spec.diff(&now.spec);
         let known = !inventory.spec.diff(&now.spec).is_empty();
-        let mut lost = changes(inventory, &now, &as_before(inventory, &now));
+        let mut lost = changes(&inventory, &now, &as_before(&inventory, &now));
         lost.retain(|field| !known || not_there.iter().any(|change| change.field == *field));
         if lost.is_empty() {
             return Ok(());
         }
-        let message = format!(
-            "changed on the source since the move began, and not so on the target: {}",
+        self.note(format!(
+            "changed on the source since the move began, and not so on the target: {}; make the same changes there",
             lost.join(", ")
-        );
-        Err(Stop::Halt(
-            Error::conflict(lost, message)
-                .with_instance(self.id())
-                .with_operation(OperationKind::Migrate)
-                .with_advice("make the same changes on the target, or take them back on the source, then resume"),
         ))
+        .await
     }
 }
 
