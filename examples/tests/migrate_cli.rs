@@ -1,4 +1,5 @@
-//! The `migrate` example as an operator meets it: a process with a command line, output and an exit code, on the simulation.
+//! The `migrate` example as an operator meets it: a process with a command line, output and an exit code, on the
+//! simulation.
 
 use std::io::Read;
 use std::path::Path;

@@ -195,8 +195,8 @@ pub(crate) async fn to_plan(
     Ok((ids, outcome))
 }
 
-/// Whether it lives on the target. One that is finished may have come back to the source since, by another journal: then
-/// it can move again.
+/// Whether it lives on the target. One that is finished may have come back to the source since, by another journal:
+/// then it can move again.
 async fn has_moved(platforms: &Platforms, record: &Record) -> bool {
     match record.step {
         Step::Committed | Step::RemoveSource => true,

@@ -35,8 +35,8 @@ pub(crate) fn whole(given: InstanceId, known: &[Known]) -> Result<Option<Instanc
             ))
         }
         (None, _, Some(there)) => Err(format!(
-            "the source has only eight digits as the id of {given} {}: give the whole UUID, as the instance's row in the \
-             database has it",
+            "the source has only eight digits as the id of {given} {}: give the whole UUID, as the instance's row in \
+             the database has it",
             there.name
         )),
         (None, ..) => Ok(None),

@@ -125,8 +125,8 @@ fn next_due(migrator: &Migrator, records: &[Record]) -> String {
     }
 }
 
-/// One tenant after the other, each to its end, where one that is at `end` already is left as it is. An order to stop holds
-/// between two of them.
+/// One tenant after the other, each to its end, where one that is at `end` already is left as it is. An order to stop
+/// holds between two of them.
 async fn one_by_one(
     out: &Out,
     migrator: &Migrator,

@@ -60,8 +60,8 @@ impl Router {
         };
         if let Err(why) = tried {
             bail!(
-                "--probe {}: {why}; nothing was begun: give the address of the target's router as it is reached from here, \
-                 or leave --probe out",
+                "--probe {}: {why}; nothing was begun: give the address of the target's router as it is reached from \
+                 here, or leave --probe out",
                 self.0
             );
         }
