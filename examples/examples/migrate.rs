@@ -21,6 +21,8 @@ mod cli;
 mod fleet;
 #[path = "migrate/guard.rs"]
 mod guard;
+#[path = "migrate/ids.rs"]
+mod ids;
 #[path = "migrate/moves.rs"]
 mod moves;
 #[path = "migrate/orders.rs"]
@@ -35,6 +37,8 @@ mod progress;
 mod report;
 #[path = "migrate/route.rs"]
 mod route;
+#[path = "migrate/router.rs"]
+mod router;
 #[path = "migrate/show.rs"]
 mod show;
 #[path = "migrate/state.rs"]
@@ -45,7 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use saasodoo_core::migration::{Journal, MemoryJournal, Record, Report, WaveOptions};
 
 use cli::{Cli, Command, Outcome};
@@ -54,6 +58,11 @@ use out::{Out, say};
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(why) = cli.contradiction() {
+        Cli::command()
+            .error(clap::error::ErrorKind::ArgumentConflict, why)
+            .exit();
+    }
     saasodoo_examples::init_tracing();
     let out = Out::default();
     let outcome = run(cli, &out).await;
@@ -88,7 +97,8 @@ async fn run(cli: Cli, out: &Out) -> Result<Outcome> {
         .connect(&records, Duration::from_secs(settings.deadline))
         .await?;
     let earlier = state::earlier(&settings).await?;
-    let migrator = |journal| state::migrator(&settings, &identities, &platforms, journal, &records, &earlier);
+    let builder = || state::builder(&settings, &identities, &platforms, &records, &earlier);
+    let migrator = |journal| builder().map(|builder| builder.journal(journal).build());
     match command {
         Command::Inventory => {
             let (fleet, outcome) = fleet::listed(&platforms).await;
@@ -96,7 +106,7 @@ async fn run(cli: Cli, out: &Out) -> Result<Outcome> {
             Ok(outcome)
         }
         Command::Plan { ids } => {
-            let (ids, outcome) = fleet::to_plan(out, &platforms, &records, ids).await;
+            let (ids, outcome) = fleet::to_plan(out, &platforms, &records, ids).await?;
             let plan = migrator(journal)?.dry_run(&ids, force, 8).await?;
             out.line(&plan);
             Ok(outcome.and(Outcome::failed_if(!plan.is_clear())))
@@ -116,18 +126,22 @@ async fn run(cli: Cli, out: &Out) -> Result<Outcome> {
             options.force = force;
             options.retry = retry;
             // What can be refused is refused before there is a file.
+            let builder = builder()?;
+            if let Some(router) = &settings.probe {
+                router.check().await?;
+            }
             let journal = if begun { journal } else { state::create(&path).await? };
-            let migrator = migrator(journal)?;
+            let migrator = builder.journal(journal).build();
             moves::wave(out, &migrator, chosen, &records, options).await
         }
         Command::Rollback { ids, lose_changes } => {
-            fleet::known(&records, &ids)?;
+            let ids = fleet::known(&records, &ids)?;
             let mut force = force;
             force.lose_changes = lose_changes;
             moves::rollback(out, &migrator(journal)?, &ids, &records, force).await
         }
         Command::Finish { ids, early } => {
-            fleet::known(&records, &ids)?;
+            let ids = fleet::known(&records, &ids)?;
             moves::finish(out, &migrator(journal)?, ids, &records, early, force).await
         }
         Command::Report { html, json, .. } => {

@@ -1,166 +1,18 @@
-//! The `migrate` example as an operator meets it: a process with a command line, signals, output and an exit code, on the
+//! The `migrate` example as an operator meets it: a process with a command line, output and an exit code, on the
 //! simulation.
 
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use saasodoo_core::migration::{
-    Control, FileJournal, Force, Journal, KnownSecrets, MigrationConfig, Migrator, Record, Step,
-};
-use saasodoo_core::{BackendKind, CreateOptions, DataPolicy, InstanceOrchestrator};
-use saasodoo_testkit::fixtures;
-use saasodoo_testkit::memory::MemoryOrchestrator;
+use common::{Answer, Bed, binary, id, moved_between};
+use saasodoo_core::BackendKind;
+use saasodoo_core::migration::{Force, Step};
 
+mod common;
 #[path = "../examples/migrate/guard.rs"]
 #[allow(dead_code)]
 mod guard;
-
-/// The example, built when it is not as new as its sources: a test of a package does not build its examples.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        // Beside this test: target/debug/deps/… and target/debug/examples/migrate.
-        let here = std::env::current_exe().expect("this test");
-        let profile = here.parent().and_then(Path::parent).expect("a target directory");
-        let binary = profile.join("examples").join("migrate");
-        if !is_fresh(&binary) {
-            let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--manifest-path", manifest, "--example", "migrate"]);
-            assert!(build.status().expect("cargo").success());
-        }
-        binary
-    })
-}
-
-/// Whether the binary is newer than everything it was made of, which cargo lists beside it.
-fn is_fresh(binary: &Path) -> bool {
-    let changed = |path: &Path| std::fs::metadata(path).and_then(|about| about.modified()).ok();
-    let Some(built) = changed(binary) else { return false };
-    let Ok(made_of) = std::fs::read_to_string(binary.with_extension("d")) else {
-        return false;
-    };
-    let sources = made_of.split_once(':').map_or("", |(_, sources)| sources);
-    let old = |source: &str| changed(Path::new(source)).is_some_and(|at: SystemTime| at <= built);
-    !sources.trim().is_empty() && sources.split_ascii_whitespace().all(old)
-}
-
-/// A directory of one test, with the state of a wave in it.
-struct Bed(PathBuf);
-
-impl Bed {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("saasodoo-migrate-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a directory");
-        Self(path)
-    }
-
-    fn state(&self) -> PathBuf {
-        self.0.join("wave")
-    }
-
-    fn script(&self, name: &str) -> Script {
-        Script(self.0.join(name))
-    }
-
-    fn journal(&self) -> PathBuf {
-        self.state().join("journal.jsonl")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
-        command
-            .arg("--state")
-            .arg(self.state())
-            .args(["--fleet", "3"])
-            .args(arguments)
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn call(&self, arguments: &[&str]) -> Answer {
-        Answer::of(self.command(arguments).output().expect("a process"))
-    }
-
-    fn begin(&self, arguments: &[&str]) -> Child {
-        let mut command = self.command(arguments);
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a process")
-    }
-
-    fn records(&self) -> Vec<Record> {
-        match FileJournal::open_read_only(self.journal()) {
-            Ok(journal) => futures::executor::block_on(journal.load_all()).expect("read"),
-            // Not made yet.
-            Err(_) => Vec::new(),
-        }
-    }
-
-    /// Until the journal is so.
-    async fn wait_for(&self, what: &str, holds: impl Fn(&[Record]) -> bool) {
-        let began = Instant::now();
-        while !holds(&self.records()) {
-            assert!(began.elapsed() < Duration::from_secs(60), "never {what}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-/// A program of a test.
-struct Script(PathBuf);
-
-impl Script {
-    fn write(&self, text: &str) {
-        std::fs::write(&self.0, text).expect("written");
-        std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o755)).expect("executable");
-    }
-
-    fn path(&self) -> String {
-        self.0.display().to_string()
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-#[derive(Debug)]
-struct Answer {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Answer {
-    fn of(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self {
-            code: output.status.code(),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
-    }
-}
-
-fn id(number: u32) -> String {
-    format!("{number:08}-0000-0000-0000-{number:012}")
-}
-
-fn send(signal: &str, child: &Child) {
-    let mut kill = Command::new("kill");
-    kill.arg(format!("-{signal}")).arg(child.id().to_string());
-    assert!(kill.status().expect("kill").success());
-}
 
 #[test]
 fn a_journal_that_is_not_there_is_said_and_not_made() {
@@ -186,34 +38,6 @@ fn a_journal_that_is_not_there_is_said_and_not_made() {
         assert_eq!(answer.code, Some(1), "{answer:?}");
         assert!(!answer.err.contains("there is no journal"), "not absence: {answer:?}");
     }
-}
-
-/// A journal of one tenant that was moved between platforms of these names.
-async fn moved_between(journal: &Path, source: &str, target: &str) {
-    let quick = MemoryOrchestrator::builder().data_root("/data");
-    let from = quick.clone().posing_as(BackendKind::Swarm).build();
-    let to = quick
-        .posing_as(BackendKind::Kubernetes)
-        .sharing_data_with(&from)
-        .build();
-    let spec = fixtures::fleet(1).remove(0);
-    let path = "odoo_data_one".parse().expect("a path");
-    from.make_directory(&path);
-    let adopted = CreateOptions::new().with_data(DataPolicy::AdoptDirectory(path));
-    from.create(&spec, adopted).await.expect("created");
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let mut config = MigrationConfig::default();
-    config.bake = Duration::from_secs(1);
-    let id = spec.id;
-    let migrator = Migrator::builder(Arc::new(from), Arc::new(to))
-        .journal(Arc::new(FileJournal::open(journal).expect("a journal")))
-        .identities(source, target)
-        .data_root("/data")
-        .secrets(Arc::new(KnownSecrets::of(vec![spec])))
-        .config(config)
-        .build();
-    let moved = migrator.migrate(id, Force::none(), &Control::new()).await;
-    assert_eq!(moved.expect("moved").step, Step::Committed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,8 +133,11 @@ fn a_wave_is_told_from_the_inventory_to_the_way_back() {
         "{plan:?}"
     );
     let plan = bed.call(&["plan", &first]);
-    assert_eq!(plan.code, Some(3), "it is on the target already: {plan:?}");
-    assert!(plan.out.contains("  in the journal at committed: "), "{plan:?}");
+    assert_eq!(plan.code, Some(0), "there is nothing to move: {plan:?}");
+    assert!(
+        plan.out.contains("  HAS MOVED, in the journal at committed: "),
+        "{plan:?}"
+    );
     let finish = bed.call(&["finish"]);
     assert_eq!(finish.code, Some(0));
     assert!(finish.out.contains("the next one is odoo-tenant-"), "{finish:?}");
@@ -395,53 +222,6 @@ fn an_id_that_nobody_knows_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_signal_pauses_a_wave() {
-    for signal in ["INT", "TERM", "HUP"] {
-        let bed = Bed::new(&format!("pause-{signal}"));
-        let child = bed.begin(&["--bake", "600", "run", "--concurrency", "2"]);
-        bed.wait_for("two in the bake", |records| {
-            records.iter().filter(|record| record.step == Step::Bake).count() == 2
-        })
-        .await;
-        send(signal, &child);
-        let answer = Answer::of(child.wait_with_output().expect("its end"));
-        assert_eq!(answer.code, Some(4), "{signal}: {answer:?}");
-        assert!(answer.out.contains("2 paused, 1 not begun"), "{answer:?}");
-        let plan = bed.call(&["plan"]).out;
-        assert!(plan.contains("odoo-tenant-1-00000001  UNDER WAY at bake"), "{plan}");
-        assert!(plan.contains("1 of 1 can move"), "{plan}");
-    }
-}
-
-#[tokio::test]
-async fn a_second_ctrl_c_takes_back_who_is_down() {
-    let bed = Bed::new("abort");
-    // The tenant is down until the orders were heard.
-    let (hook, heard) = (bed.script("wait"), bed.0.join("heard"));
-    let script = format!("#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.05; done\n", heard.display());
-    hook.write(&script);
-    let mut child = bed.begin(&["--route-command", &hook.path(), "run", "--concurrency", "1"]);
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let mut said = |what: &str| {
-        let line = lines.find_map(|line| line.ok().filter(|line| line.contains(what)));
-        assert!(line.is_some(), "never said: {what}");
-    };
-    bed.wait_for("down", |records| records.iter().any(Record::is_down))
-        .await;
-    send("TERM", &child);
-    said("pausing where tenants are up");
-    // What ends a machine pauses, however often it comes.
-    send("TERM", &child);
-    send("INT", &child);
-    said("taking those under way back");
-    std::fs::write(heard, "").expect("written");
-    said("rolled_back odoo-tenant-1-00000001 down");
-    let answer = Answer::of(child.wait_with_output().expect("its end"));
-    assert_eq!(answer.code, Some(3), "{answer:?}");
-    assert!(bed.call(&["status"]).out.contains("    given up by the operator"));
-}
-
-#[tokio::test]
 async fn a_tenant_that_is_down_and_one_that_is_halted_are_shown() {
     let bed = Bed::new("down");
     let mut child = bed.begin(&["--bake", "600", "run", &id(2)]);
@@ -473,26 +253,6 @@ async fn a_tenant_that_is_down_and_one_that_is_halted_are_shown() {
     );
 }
 
-#[tokio::test]
-async fn a_signal_stops_a_rollback_between_two_tenants() {
-    let bed = Bed::new("rollback");
-    assert_eq!(bed.call(&["run"]).code, Some(0));
-    let (first, second, third) = (id(1), id(2), id(3));
-    let child = bed.begin(&["rollback", &first, &second, &third]);
-    bed.wait_for("on the way back", |records| {
-        records.iter().any(|record| record.step.is_back())
-    })
-    .await;
-    send("TERM", &child);
-    let answer = Answer::of(child.wait_with_output().expect("its end"));
-    assert_eq!(answer.code, Some(4), "{answer:?}");
-    assert!(answer.out.contains("1 done, 0 failed, 2 left"), "{answer:?}");
-    assert!(answer.err.contains(&format!("{second} {third}")), "{answer:?}");
-    let records = bed.records();
-    let back = records.iter().filter(|record| record.step == Step::RolledBack);
-    assert_eq!(back.count(), 1, "the one in hand came to its end");
-}
-
 #[test]
 fn what_cannot_work_is_refused_on_the_command_line() {
     let bed = Bed::new("usage");
@@ -502,6 +262,9 @@ fn what_cannot_work_is_refused_on_the_command_line() {
     for (arguments, says) in [
         (&["run", "--stop-at", "10"][..], "from 0 to 1"),
         (&["run", "--stop-at", "NaN"], "from 0 to 1"),
+        (&["--source", "swarm", "--target", "swarm", "inventory"], "are the same"),
+        (&["--target", "kubernetes", "plan"], "a simulated platform"),
+        (&["report", "--html", "-", "--json", "-"], "both the standard output"),
         (&["run", "--concurrency", "0"], "0 is not in 1.."),
         (&["run", "--least-sample", "0"], "0 is not in 1.."),
         (&["--ready", "0", "run"], "0 is not in 1.."),

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use saasodoo_core::migration::{Force, Side};
 
 use super::platforms::PlatformArgs;
 use super::route::RouteCommand;
+use super::router::Router;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -19,7 +20,7 @@ Exit codes:
   2  the command line is wrong
   3  some tenants: run has rolled them back or they are halted, rollback or finish failed for them, they cannot move
      (plan), were not compared (report), or could not be read
-  4  paused, or stopped before all were begun: the same command goes on
+  4  paused, or stopped before all were begun: the same command goes on; with some of both it is 3
 What happened in an earlier call does not count.";
 
 /// How a command ended that did what was asked for.
@@ -92,9 +93,10 @@ pub(crate) struct Settings {
     /// How long after the commit a tenant can be taken back, in hours; written down at its commit.
     #[arg(long, default_value_t = 72, value_parser = clap::value_parser!(u64).range(0..=YEAR), value_name = "HOURS", global = true)]
     pub(crate) window: u64,
-    /// Asks each tenant's host through this router of the target before visitors are sent there.
-    #[arg(long, value_name = "HOST:PORT", global = true)]
-    pub(crate) probe: Option<String>,
+    /// Asks each tenant's host through this router of the target before visitors are sent there. `run` begins nothing when
+    /// it takes no connection.
+    #[arg(long, value_name = "HOST:PORT", value_parser = Router::parse, global = true)]
+    pub(crate) probe: Option<Router>,
     /// Sends visitors to a side: a program and its arguments, divided by spaces and run without a shell for each host of
     /// a tenant, with HOST, INSTANCE and SIDE (source or target) in its environment. It is run again until it succeeds
     /// or the time is up.
@@ -158,14 +160,15 @@ pub(crate) enum Command {
     /// Every change of every tenant, and hosts and names that clash. Changes nothing.
     #[command(after_help = EXIT_CODES)]
     Plan {
-        /// Only these; default: all that the journal does not have under way or moved.
+        /// Only these; default: all that the journal does not have under way or moved. Eight digits are enough where they
+        /// fit one instance only.
         ids: Vec<InstanceId>,
     },
     /// Moves tenants. Run again to go on. Ctrl-C, SIGTERM or SIGHUP pauses where tenants are up; another Ctrl-C takes those
-    /// under way back.
+    /// under way back, but for those that are paused already.
     #[command(after_help = EXIT_CODES)]
     Run {
-        /// Only these, in this order; default: all, by name.
+        /// Only these, in this order; default: all, by name. Eight digits are enough where they fit one instance only.
         ids: Vec<InstanceId>,
         /// How many at once.
         #[arg(long, default_value_t = 4, value_parser = RangedU64ValueParser::<usize>::new().range(1..=256), value_name = "N")]
@@ -186,7 +189,7 @@ pub(crate) enum Command {
     /// Takes tenants back to the source, one after the other. Ctrl-C, SIGTERM or SIGHUP stops after the one in hand.
     #[command(after_help = EXIT_CODES)]
     Rollback {
-        /// These.
+        /// These. Eight digits are enough where they fit one instance only.
         #[arg(required = true)]
         ids: Vec<InstanceId>,
         /// What was changed on the target since the commit is lost.
@@ -197,7 +200,7 @@ pub(crate) enum Command {
     /// SIGHUP stops after the one in hand.
     #[command(after_help = EXIT_CODES)]
     Finish {
-        /// Only these; default: all that are due.
+        /// Only these; default: all that are due. Eight digits are enough where they fit one instance only.
         ids: Vec<InstanceId>,
         /// Before the window is over; only with ids.
         #[arg(long, requires = "ids")]
@@ -206,16 +209,29 @@ pub(crate) enum Command {
     /// What it was like.
     #[command(after_help = EXIT_CODES)]
     Report {
-        /// Writes one page of HTML there.
+        /// Writes one page of HTML there; `-` is the standard output.
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
-        /// Writes JSON there; default, without --html: to the standard output.
+        /// Writes JSON there; `-`, and the default without --html, is the standard output.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
         /// Asks both sides and compares them as they are now, too.
         #[arg(long)]
         compare: bool,
     },
+}
+
+impl Cli {
+    /// What cannot be meant together, and clap does not see.
+    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+        let standard = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
+        match &self.command {
+            Command::Report { html, json, .. } if standard(html) && standard(json) => {
+                Some("--html - and --json - are both the standard output: give one of them a file")
+            }
+            _ => self.platforms.contradiction(),
+        }
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {

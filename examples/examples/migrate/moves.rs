@@ -36,6 +36,10 @@ pub(crate) async fn wave(
     let summary = summary?;
     out.line(&summary);
     let after = migrator.journal().load_all().await?;
+    for record in after.iter().filter(|record| summary.paused.contains(&record.instance)) {
+        let name = show::name_of(record).unwrap_or_default();
+        out.line(format!("  paused {name} at {}: {}", record.step, record.instance));
+    }
     let earlier = rolled_back_before(&summary, records, &after);
     if earlier > 0 {
         out.line(format!(
@@ -69,7 +73,7 @@ pub(crate) async fn rollback(
     records: &[Record],
     force: Force,
 ) -> Result<Outcome> {
-    one_by_one(out, migrator, ids, records, async |id| {
+    one_by_one(out, migrator, ids, records, Step::RolledBack, async |id| {
         migrator.rollback_with(id, force).await
     })
     .await
@@ -89,7 +93,7 @@ pub(crate) async fn finish(
         out.line(next_due(migrator, records));
         return Ok(Outcome::Done);
     }
-    one_by_one(out, migrator, &ids, records, async |id| {
+    one_by_one(out, migrator, &ids, records, Step::Finished, async |id| {
         migrator.finish_with(id, early, force).await
     })
     .await
@@ -121,12 +125,14 @@ fn next_due(migrator: &Migrator, records: &[Record]) -> String {
     }
 }
 
-/// One tenant after the other, each to its end. An order to stop holds between two of them.
+/// One tenant after the other, each to its end, where one that is at `end` already is left as it is. An order to stop
+/// holds between two of them.
 async fn one_by_one(
     out: &Out,
     migrator: &Migrator,
     ids: &[InstanceId],
     records: &[Record],
+    end: Step,
     work: impl AsyncFn(InstanceId) -> Result<Record, Error>,
 ) -> Result<Outcome> {
     let crew = Crew {
@@ -137,10 +143,22 @@ async fn one_by_one(
     let follower = Follower::start(migrator, crew, false);
     let bars = follower.bars.clone();
     let stop = orders::stop_after_this(move |text| bars.line(text))?;
-    let (mut done, mut failed, mut left) = (0, 0, Vec::new());
+    let (mut done, mut already, mut failed, mut left) = (0, 0, 0, Vec::new());
+    let already_there = if end == Step::Finished {
+        "already finished"
+    } else {
+        "already rolled back"
+    };
     for id in ids {
         if stop.load(Ordering::SeqCst) {
             left.push(id.to_string());
+            continue;
+        }
+        let record = records.iter().find(|record| record.instance == *id);
+        let name = record.and_then(show::name_of).unwrap_or_default();
+        if record.is_some_and(|record| record.step == end) {
+            already += 1;
+            follower.bars.answer(out, &format!("{id} {name} {already_there}"));
             continue;
         }
         match work(*id).await {
@@ -150,18 +168,16 @@ async fn one_by_one(
             }
             Err(error) => {
                 failed += 1;
-                let name = records
-                    .iter()
-                    .find(|record| record.instance == *id)
-                    .and_then(show::name_of);
-                follower
-                    .bars
-                    .line(&format!("FAILED {id} {}: {error}", name.unwrap_or_default()));
+                follower.bars.line(&format!("FAILED {id} {name}: {error}"));
             }
         }
     }
     follower.end().await;
-    out.line(format!("{done} done, {failed} failed, {} left", left.len()));
+    let already = match already {
+        0 => String::new(),
+        count => format!("{count} {already_there}, "),
+    };
+    out.line(format!("{done} done, {already}{failed} failed, {} left", left.len()));
     if left.is_empty() {
         return Ok(Outcome::failed_if(failed > 0));
     }

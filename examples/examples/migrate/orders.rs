@@ -65,12 +65,16 @@ pub(crate) fn steer(control: &Control, say: impl Fn(&str) + Send + 'static) -> R
     let mut signals = Signals::listen()?;
     let control = control.clone();
     Ok(tokio::spawn(async move {
-        signals.next().await;
-        say("pausing where tenants are up; Ctrl-C again takes those under way back");
+        // Who is at a terminal can order more; what ends a machine orders this only.
+        let order = signals.next().await;
+        say(match order {
+            Order::Interrupt => "pausing where tenants are up; Ctrl-C again takes those under way back",
+            Order::End => "pausing where tenants are up",
+        });
         control.pause();
         // What ends a machine may be sent more than once, and is no order to take tenants back.
         while signals.next().await != Order::Interrupt {}
-        say("taking those under way back");
+        say("taking those under way back; those that are paused already stay so: `rollback` takes them back");
         control.abort();
         loop {
             signals.next().await;

@@ -61,17 +61,27 @@ pub(crate) struct Platforms {
 }
 
 impl PlatformArgs {
+    /// Why these are no two platforms between which a tenant could move.
+    pub(crate) fn contradiction(&self) -> Option<&'static str> {
+        match (self.source, self.target) {
+            (Kind::Memory, Kind::Memory) => None,
+            (Kind::Memory, _) | (_, Kind::Memory) => {
+                Some("a simulated platform has no data in common with a real one: give both --source and --target")
+            }
+            (source, target) => (source == target).then_some("--source and --target are the same"),
+        }
+    }
+
     /// Which platforms these are, before anything is asked of them.
     pub(crate) async fn identify(&self) -> Result<Identities> {
+        if let Some(why) = self.contradiction() {
+            bail!(why);
+        }
         let (source, target) = match (self.source, self.target) {
             (Kind::Memory, Kind::Memory) => (
                 Identity::new(BackendKind::Swarm, SIMULATION),
                 Identity::new(BackendKind::Kubernetes, SIMULATION),
             ),
-            (Kind::Memory, _) | (_, Kind::Memory) => {
-                bail!("a simulated platform has no data in common with a real one: give --source and --target")
-            }
-            (source, target) if source == target => bail!("--source and --target are the same"),
             (source, target) => (self.identity(source).await?, self.identity(target).await?),
         };
         Ok(Identities { source, target })

@@ -73,13 +73,25 @@ pub(crate) async fn compare(
 
 pub(crate) fn write(out: &Out, report: &Report, html: Option<&Path>, json: Option<&Path>) -> Result<()> {
     if let Some(path) = html {
-        std::fs::write(path, report.to_html()).with_context(|| path.display().to_string())?;
-        say(path.display());
+        write_one(out, path, &report.to_html())?;
+        if path != Path::new(STANDARD) {
+            say(path.display());
+        }
     }
     match json {
-        Some(path) => std::fs::write(path, report.to_json()?).with_context(|| path.display().to_string())?,
-        None if html.is_none() => out.line(report.to_json()?),
-        None => {}
+        Some(path) => write_one(out, path, &report.to_json()?),
+        None if html.is_none() => write_one(out, Path::new(STANDARD), &report.to_json()?),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The path that is the standard output.
+const STANDARD: &str = "-";
+
+fn write_one(out: &Out, path: &Path, text: &str) -> Result<()> {
+    if path == Path::new(STANDARD) {
+        out.line(text);
+        return Ok(());
+    }
+    std::fs::write(path, text).with_context(|| format!("writing the report to {}", path.display()))
 }

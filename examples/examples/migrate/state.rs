@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use saasodoo_core::migration::{
-    FileJournal, HttpProbe, Journal, KnownSecrets, MigrationConfig, Migrator, Record, RecordedData, RootedData,
+    FileJournal, HttpProbe, Journal, KnownSecrets, MigrationConfig, Migrator, MigratorBuilder, Record, RecordedData,
+    RootedData,
 };
 use saasodoo_core::{DatabaseEndpoint, InstanceId, InstanceSpec, Secret};
 
@@ -21,13 +22,20 @@ fn is_there(path: &Path) -> Result<bool> {
     match std::fs::metadata(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            let given = path.parent().unwrap_or(path);
+            bail!(
+                "{} is a file: give the directory that holds journal.jsonl",
+                given.display()
+            )
+        }
         Err(error) => Err(error).context(path.display().to_string()),
     }
 }
 
 /// The journal as that command needs it; `None` where there is none and the command does without.
 pub(crate) fn open(path: &Path, command: &Command) -> Result<Option<Arc<dyn Journal>>> {
-    let there = is_there(path)?;
+    let there = is_there(path).context("--state")?;
     Ok(match command {
         Command::Run { .. } | Command::Plan { .. } | Command::Inventory if !there => None,
         _ if !there => bail!("there is no journal at {}: give --state as for run", path.display()),
@@ -53,18 +61,25 @@ pub(crate) async fn earlier(settings: &Settings) -> Result<Vec<Record>> {
     let Some(earlier) = &settings.earlier else {
         return Ok(Vec::new());
     };
-    let journal = FileJournal::open_read_only(earlier.join("journal.jsonl"))?;
+    let path = earlier.join("journal.jsonl");
+    if !is_there(&path).context("--earlier")? {
+        bail!(
+            "--earlier: there is no journal at {}: give the directory that was --state then",
+            path.display()
+        );
+    }
+    let journal = FileJournal::open_read_only(path).context("--earlier")?;
     Ok(journal.load_all().await?)
 }
 
-pub(crate) fn migrator(
+/// All of a migrator but its journal.
+pub(crate) fn builder(
     settings: &Settings,
     identities: &Identities,
     platforms: &Platforms,
-    journal: Arc<dyn Journal>,
     records: &[Record],
     earlier: &[Record],
-) -> Result<Migrator> {
+) -> Result<MigratorBuilder> {
     let mut config = MigrationConfig::default();
     config.ready = Duration::from_secs(settings.ready);
     // What a platform's own deadlines leave: an operation, undoing it, and the way of the answer.
@@ -84,19 +99,18 @@ pub(crate) fn migrator(
     let data = RecordedData::of(earlier, RootedData::under(platforms.data_root.clone()));
     let secrets = secrets(settings, platforms, &[records, earlier].concat())?;
     let mut builder = Migrator::builder(platforms.source.clone(), platforms.target.clone())
-        .journal(journal)
         .identities(identities.source.written(), identities.target.written())
         .data_locator(Arc::new(data))
         .config(config)
         .secrets(Arc::new(KnownSecrets::of(secrets)));
     if let Some(router) = &settings.probe {
-        builder = builder.probe(Arc::new(HttpProbe::through(router)));
+        builder = builder.probe(Arc::new(HttpProbe::through(router.as_str())));
     }
     if let Some(command) = &settings.route_command {
         let budget = Duration::from_secs(settings.route_timeout);
         builder = builder.route(Arc::new(command.clone().within(budget)));
     }
-    Ok(builder.build())
+    Ok(builder)
 }
 
 /// Specs that hold the secrets: the simulation's own, or those of the file on top of what is in the journal.
@@ -104,14 +118,16 @@ fn secrets(settings: &Settings, platforms: &Platforms, records: &[Record]) -> Re
     let Some(path) = &settings.secrets else {
         return Ok(platforms.specs.clone());
     };
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let given: BTreeMap<String, BTreeMap<String, String>> =
-        serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading --secrets {}", path.display()))?;
+    let given: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(&text).with_context(|| {
+        let wanted = r#"{"<id>": {"database_password": "…", "admin_password": "…"}}"#;
+        format!("--secrets {}: this is expected: {wanted}", path.display())
+    })?;
     let mut specs = Vec::new();
     for (id, secrets) in given {
         let id: InstanceId = id
             .parse()
-            .with_context(|| format!("{}: the id {id:?}", path.display()))?;
+            .with_context(|| format!("--secrets {}: the id {id:?}", path.display()))?;
         let known = records.iter().find(|record| record.instance == id);
         let mut spec = match known.and_then(|record| record.inventory.as_ref()) {
             Some(inventory) => inventory.spec.clone(),
@@ -122,7 +138,10 @@ fn secrets(settings: &Settings, platforms: &Platforms, records: &[Record]) -> Re
             match name.as_str() {
                 "database_password" => spec = spec.with_database(endpoint(secret)),
                 "admin_password" => spec = spec.with_admin("", secret),
-                other => bail!("{}: {other:?} is no secret of an instance", path.display()),
+                other => bail!(
+                    "--secrets {}: {other:?} is no secret of an instance: database_password and admin_password are",
+                    path.display()
+                ),
             }
         }
         specs.push(spec);
