@@ -1,0 +1,222 @@
+//! What a service is told and shown while a tenant changes its place.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use saasodoo_core::dual::{DualRun, JournalPlacement, MemoryPlacement, Place, PlacementStore};
+use saasodoo_core::migration::{
+    Control, Force, MemoryJournal, MigrationConfig, Migrator, PlacementSwitch, RouteSwitch, Side, Step,
+};
+use saasodoo_core::{
+    BackendKind, Bytes, DeleteOptions, Error, ErrorKind, Instance, InstanceChange, InstanceId, InstanceOrchestrator,
+    InstanceOrchestratorExt, InstanceSpec, InstanceStatus, OperationKind, Power, Result, Retry, UpdateOptions,
+};
+use saasodoo_testkit::explorer::Scenario;
+use saasodoo_testkit::memory::{Fault, FaultPlan};
+
+async fn pass(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+fn quick() -> MigrationConfig {
+    let mut config = MigrationConfig::default();
+    config.bake = Duration::from_secs(10);
+    config
+}
+
+async fn one() -> (Scenario, InstanceSpec) {
+    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
+    let spec = scenario.specs[0].clone();
+    (scenario, spec)
+}
+
+fn dual(scenario: &Scenario, placement: Arc<dyn PlacementStore>) -> DualRun {
+    DualRun::builder(Arc::new(scenario.old.clone()), Arc::new(scenario.new.clone()))
+        .placement(placement)
+        .build()
+}
+
+/// A dual run and a migrator that keeps its placements: by the journal, or by the route hook.
+async fn with_migrator(scenario: &Scenario, by_journal: bool) -> (DualRun, Migrator) {
+    let migrator = scenario.migrator().config(quick());
+    if by_journal {
+        let journal = JournalPlacement::open(Arc::new(MemoryJournal::new()), BackendKind::Swarm).await;
+        let placement = Arc::new(journal.expect("readable"));
+        (dual(scenario, placement.clone()), migrator.journal(placement).build())
+    } else {
+        let placement = Arc::new(MemoryPlacement::new());
+        let switch = Arc::new(PlacementSwitch::new(placement.clone(), Place::Primary));
+        (dual(scenario, placement), migrator.route(switch).build())
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Write {
+    Suspend,
+    Update,
+    Delete,
+}
+
+impl Write {
+    async fn ask(self, dual: &DualRun, id: InstanceId) -> Result<()> {
+        match self {
+            Self::Suspend => dual.set_power(id, Power::Suspend).await.map(drop),
+            Self::Update => {
+                let change = InstanceChange::new().memory(Bytes::from_gib(4));
+                dual.update(id, &change, UpdateOptions::new()).await.map(drop)
+            }
+            Self::Delete => dual.delete(id, DeleteOptions::retain()).await.map(drop),
+        }
+    }
+
+    fn is_kept(self, now: &Result<Instance>) -> bool {
+        match (self, now) {
+            (Self::Suspend, Ok(now)) => now.status == InstanceStatus::Paused,
+            (Self::Update, Ok(now)) => now.spec.resources.memory == Bytes::from_gib(4),
+            (Self::Delete, now) => now.as_ref().is_err_and(Error::is_not_found),
+            (_, Err(_)) => false,
+        }
+    }
+}
+
+/// The write is asked for before the move begins, and answered in the middle of it or after it.
+#[tokio::test(start_paused = true)]
+async fn a_write_under_way_when_a_move_begins_is_not_answered_with_ok_and_lost() {
+    let mut conflicts = 0;
+    for by_journal in [true, false] {
+        for write in [Write::Suspend, Write::Update, Write::Delete] {
+            for delay in (6..150).step_by(6).map(|tenths| Duration::from_millis(tenths * 100)) {
+                let (scenario, spec) = one().await;
+                let (dual, migrator) = with_migrator(&scenario, by_journal).await;
+                let mut faults = FaultPlan::new();
+                let operation = match write {
+                    Write::Suspend => OperationKind::SetPower,
+                    Write::Update => OperationKind::Update,
+                    Write::Delete => OperationKind::Delete,
+                };
+                faults = faults.on(operation, 1, Fault::Delay(delay));
+                scenario.old.plan_faults(faults);
+                let (id, writer) = (spec.id, dual.clone());
+                let writer = tokio::spawn(async move { write.ask(&writer, id).await });
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let moved = migrator.migrate(id, Force::none(), &Control::new()).await;
+                let said = writer.await.expect("no panic");
+                pass(60).await;
+                let now = dual.get(id).await;
+                assert!(
+                    said.is_err() || write.is_kept(&now),
+                    "{write:?} after {delay:?} is lost, journal {by_journal}: {:?}, {:?}",
+                    moved.map(|record| record.step),
+                    now.map(|now| (now.backend, now.status)),
+                );
+                if let Err(error) = said {
+                    conflicts += 1;
+                    assert_eq!(
+                        (error.kind(), error.retry()),
+                        (ErrorKind::Conflict, Retry::OutcomeUnknown)
+                    );
+                    let place = error.message().contains("primary") || error.message().contains("secondary");
+                    assert!(place && error.message().contains("moved"), "{error}");
+                }
+            }
+        }
+    }
+    assert!(conflicts > 50, "{conflicts}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_answered_after_the_commit_names_the_new_place() {
+    let (scenario, spec) = one().await;
+    let (dual, migrator) = with_migrator(&scenario, true).await;
+    let late = Fault::Delay(Duration::from_secs(60));
+    scenario
+        .old
+        .plan_faults(FaultPlan::new().on(OperationKind::SetPower, 1, late));
+    let (id, writer) = (spec.id, dual.clone());
+    let writer = tokio::spawn(async move { writer.set_power(id, Power::Suspend).await });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let record = migrator
+        .migrate(id, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    assert_eq!(record.step, Step::Committed);
+    let error = writer.await.expect("no panic").expect_err("it lives elsewhere");
+    assert!(error.message().contains("lives on the secondary now"), "{error}");
+    // Asked again, as the error says, it is done where the tenant lives.
+    dual.set_power(id, Power::Suspend).await.expect("suspended");
+    pass(60).await;
+    assert_eq!(scenario.new.status(id).await.expect("there"), InstanceStatus::Paused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_answered_after_the_tenant_came_back_is_in_doubt_too() {
+    let (scenario, spec) = one().await;
+    let placement = Arc::new(MemoryPlacement::new());
+    let dual = dual(&scenario, placement.clone());
+    let late = Fault::Delay(Duration::from_secs(60));
+    scenario
+        .old
+        .plan_faults(FaultPlan::new().on(OperationKind::SetPower, 1, late));
+    let (suspended, ()) = tokio::join!(dual.set_power(spec.id, Power::Suspend), async {
+        pass(1).await;
+        placement.begin_move(spec.id, Place::Primary).await.expect("recorded");
+        placement.set(spec.id, Place::Primary).await.expect("recorded");
+    });
+    assert_eq!(suspended.expect_err("in doubt").retry(), Retry::OutcomeUnknown);
+    // Other tenants' moves, and what says nothing new, are no reason.
+    let (resumed, ()) = tokio::join!(dual.set_power(spec.id, Power::Resume), async {
+        placement.set(spec.id, Place::Primary).await.expect("recorded");
+        placement
+            .begin_move(InstanceId::random(), Place::Primary)
+            .await
+            .expect("recorded");
+    });
+    resumed.expect("resumed");
+}
+
+/// Billing suspends while visitors are being switched; then the switch fails.
+#[derive(Debug)]
+struct SuspendsAndFails(DualRun, Mutex<Option<Error>>);
+
+#[async_trait]
+impl RouteSwitch for SuspendsAndFails {
+    async fn switch(&self, instance: &Instance, to: Side) -> Result<()> {
+        if to == Side::Source {
+            return Ok(());
+        }
+        let refused = self.0.set_power(instance.id, Power::Suspend).await.err();
+        *self.1.lock().expect("unpoisoned") = refused;
+        Err(Error::new(ErrorKind::Forbidden, "the DNS refuses"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_changes_a_tenant_while_its_visitors_are_being_switched() {
+    let (scenario, spec) = one().await;
+    let journal = JournalPlacement::open(Arc::new(MemoryJournal::new()), BackendKind::Swarm).await;
+    let placement = Arc::new(journal.expect("readable"));
+    let dual = dual(&scenario, placement.clone());
+    let route = Arc::new(SuspendsAndFails(dual.clone(), Mutex::default()));
+    let migrator = scenario
+        .migrator()
+        .config(quick())
+        .journal(placement)
+        .route(route.clone())
+        .build();
+    let record = migrator
+        .migrate(spec.id, Force::none(), &Control::new())
+        .await
+        .expect("it ends");
+    assert_eq!(record.step, Step::RolledBack);
+    let refused = route.1.lock().expect("unpoisoned").take().expect("refused");
+    assert_eq!(refused.kind(), ErrorKind::NotAllowed, "{refused}");
+    dual.set_power(spec.id, Power::Suspend)
+        .await
+        .expect("suspended afterwards");
+    pass(60).await;
+    assert_eq!(
+        scenario.old.status(spec.id).await.expect("there"),
+        InstanceStatus::Paused
+    );
+}
