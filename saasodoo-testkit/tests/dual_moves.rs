@@ -4,13 +4,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use saasodoo_core::dual::{DualRun, JournalPlacement, MemoryPlacement, Place, PlacementStore};
 use saasodoo_core::migration::{
     Control, Force, MemoryJournal, MigrationConfig, Migrator, PlacementSwitch, RouteSwitch, Side, Step,
 };
 use saasodoo_core::{
-    BackendKind, Bytes, DeleteOptions, Error, ErrorKind, Instance, InstanceChange, InstanceId, InstanceOrchestrator,
-    InstanceOrchestratorExt, InstanceSpec, InstanceStatus, OperationKind, Power, Result, Retry, UpdateOptions,
+    BackendKind, Bytes, CreateOptions, DataPolicy, DeleteOptions, Error, ErrorKind, Instance, InstanceChange,
+    InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec,
+    InstanceStatus, OperationKind, Power, Result, Retry, UpdateOptions,
 };
 use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::memory::{Fault, FaultPlan};
@@ -219,4 +222,105 @@ async fn nobody_changes_a_tenant_while_its_visitors_are_being_switched() {
         scenario.old.status(spec.id).await.expect("there"),
         InstanceStatus::Paused
     );
+}
+
+/// What a watch says until it is silent for a minute.
+async fn until_silent(watch: &mut BoxStream<'static, InstanceEvent>) -> Vec<InstanceEvent> {
+    let mut seen = Vec::new();
+    while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(60), watch.next()).await {
+        seen.push(event);
+    }
+    seen
+}
+
+fn last_backend(events: &[InstanceEvent]) -> Option<BackendKind> {
+    events.iter().rev().find_map(|event| match event {
+        InstanceEvent::Applied(instance) => Some(instance.backend),
+        _ => None,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_says_when_a_tenant_moves_to_a_side_that_it_does_not_see() {
+    let (scenario, spec) = one().await;
+    scenario
+        .new
+        .plan_faults(FaultPlan::new().always(OperationKind::Watch, Fault::Hang));
+    let placement = Arc::new(MemoryPlacement::new());
+    let dual = dual(&scenario, placement.clone());
+    let mut watch = dual.watch(InstanceFilter::all());
+    let seen = until_silent(&mut watch).await;
+    assert!(matches!(seen.last(), Some(InstanceEvent::Synced)), "{seen:?}");
+    placement.set(spec.id, Place::Secondary).await.expect("recorded");
+    let seen = until_silent(&mut watch).await;
+    assert!(matches!(seen[..], [InstanceEvent::Stale(_)]), "{seen:?}");
+    // Nobody is over there any more.
+    placement.set(spec.id, Place::Primary).await.expect("recorded");
+    let seen = until_silent(&mut watch).await;
+    assert!(matches!(seen[..], [InstanceEvent::Synced]), "{seen:?}");
+}
+
+/// Neither side says anything new about a suspended tenant when it moves.
+#[tokio::test(start_paused = true)]
+async fn a_watch_follows_a_suspended_tenant_there_and_back() {
+    for by_journal in [true, false] {
+        let (scenario, spec) = one().await;
+        scenario.old.suspend(spec.id).await.expect("suspended");
+        pass(60).await;
+        let (dual, migrator) = with_migrator(&scenario, by_journal).await;
+        let mut watch = dual.watch(InstanceFilter::all());
+        let mut seen = until_silent(&mut watch).await;
+        assert_eq!(last_backend(&seen), Some(BackendKind::Swarm));
+        let record = migrator.migrate(spec.id, Force::none(), &Control::new()).await;
+        assert_eq!(record.expect("moved").step, Step::Committed);
+        seen = until_silent(&mut watch).await;
+        assert_eq!(last_backend(&seen), Some(BackendKind::Kubernetes));
+        // Daily life on the target.
+        let change = InstanceChange::new().memory(Bytes::from_gib(4));
+        dual.update(spec.id, &change, UpdateOptions::new())
+            .await
+            .expect("changed");
+        until_silent(&mut watch).await;
+        let back = migrator.rollback_with(spec.id, Force::none().lose_changes()).await;
+        assert_eq!(back.expect("back").step, Step::RolledBack);
+        seen = until_silent(&mut watch).await;
+        assert_eq!(last_backend(&seen), Some(BackendKind::Swarm), "{by_journal}: {seen:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_shows_each_change_of_place_once() {
+    let (scenario, spec) = one().await;
+    let placement = Arc::new(MemoryPlacement::new());
+    let dual = dual(&scenario, placement.clone());
+    let data = DataPolicy::AdoptDirectory("odoo_data_tenant-1_00000001".parse().expect("a path"));
+    scenario.old.suspend(spec.id).await.expect("suspended");
+    pass(60).await;
+    let options = CreateOptions::new().with_data(data).stopped();
+    scenario.new.create(&spec, options).await.expect("made");
+    let mut watch = dual.watch(InstanceFilter::all());
+    until_silent(&mut watch).await;
+    for (to, shown) in [
+        (Place::Secondary, Some(BackendKind::Kubernetes)),
+        (Place::Secondary, None),
+        (Place::Primary, Some(BackendKind::Swarm)),
+    ] {
+        placement.set(spec.id, to).await.expect("recorded");
+        let seen = until_silent(&mut watch).await;
+        assert_eq!(
+            (last_backend(&seen), seen.len()),
+            (shown, usize::from(shown.is_some())),
+            "{seen:?}"
+        );
+    }
+    // More places change than a watcher can be behind.
+    placement.set(spec.id, Place::Secondary).await.expect("recorded");
+    for _ in 0..1100 {
+        placement
+            .set(InstanceId::random(), Place::Secondary)
+            .await
+            .expect("recorded");
+    }
+    let seen = until_silent(&mut watch).await;
+    assert_eq!(last_backend(&seen), Some(BackendKind::Kubernetes), "{seen:?}");
 }

@@ -26,6 +26,12 @@ impl<T> ById<T> {
         alike.get(position(alike, id)?).map(|(_, value)| value)
     }
 
+    pub(super) fn get_mut(&mut self, id: InstanceId) -> Option<&mut T> {
+        let alike = self.0.get_mut(&id.short())?;
+        let at = position(alike, id)?;
+        alike.get_mut(at).map(|(_, value)| value)
+    }
+
     /// Keeps the longer of both ids.
     pub(super) fn put(&mut self, id: InstanceId, value: T) {
         let alike = self.0.entry(id.short()).or_default();
@@ -33,6 +39,16 @@ impl<T> ById<T> {
             Some(entry) => *entry = (if id.is_legacy() { entry.0 } else { id }, value),
             None => alike.push((id, value)),
         }
+    }
+
+    pub(super) fn remove(&mut self, id: InstanceId) -> Option<T> {
+        let alike = self.0.get_mut(&id.short())?;
+        let at = position(alike, id)?;
+        let (_, value) = alike.remove(at);
+        if alike.is_empty() {
+            self.0.remove(&id.short());
+        }
+        Some(value)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &(InstanceId, T)> {
@@ -56,5 +72,7 @@ mod tests {
         assert_eq!(map.iter().copied().collect::<Vec<_>>(), [(whole, 3)]);
         assert_eq!((map.get(whole), map.get(digits)), (Some(&3), Some(&3)));
         assert_eq!(map.get(InstanceId::random()), None);
+        *map.get_mut(digits).expect("known") = 4;
+        assert_eq!((map.remove(digits), map.remove(whole)), (Some(4), None));
     }
 }

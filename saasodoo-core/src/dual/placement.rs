@@ -1,7 +1,8 @@
 //! Where each tenant lives now.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -118,6 +119,9 @@ pub trait PlacementStore: fmt::Debug + Send + Sync + 'static {
     async fn secondary_is_used(&self) -> Result<bool>;
 
     /// What is recorded from now on, in order, for those who watch and for changes under way. Never ends.
+    ///
+    /// Who reads it too slowly may miss what was recorded in between, but never what is recorded last about an instance:
+    /// a store that has dropped changes gives what it knows about all instead.
     fn changes(&self) -> BoxStream<'static, (InstanceId, Placement)> {
         stream::pending().boxed()
     }
@@ -127,14 +131,14 @@ pub trait PlacementStore: fmt::Debug + Send + Sync + 'static {
 /// forgets them; see [`JournalPlacement`](super::JournalPlacement).
 #[derive(Debug)]
 pub struct MemoryPlacement {
-    places: RwLock<ById<Placement>>,
+    places: Arc<RwLock<ById<Placement>>>,
     changes: broadcast::Sender<(InstanceId, Placement)>,
 }
 
 impl Default for MemoryPlacement {
     fn default() -> Self {
         Self {
-            places: RwLock::default(),
+            places: Arc::default(),
             changes: broadcast::Sender::new(1024),
         }
     }
@@ -195,17 +199,28 @@ impl PlacementStore for MemoryPlacement {
     }
 
     fn changes(&self) -> BoxStream<'static, (InstanceId, Placement)> {
-        let receiver = self.changes.subscribe();
-        stream::unfold(receiver, |mut receiver| async move {
-            loop {
-                match receiver.recv().await {
-                    Ok(change) => return Some((change, receiver)),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    // The store is gone and nothing changes any more; the stream goes on all the same.
-                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        let (receiver, places) = (self.changes.subscribe(), Arc::clone(&self.places));
+        let behind = VecDeque::new();
+        stream::unfold(
+            (receiver, places, behind),
+            |(mut receiver, places, mut behind)| async move {
+                loop {
+                    if let Some(change) = behind.pop_front() {
+                        return Some((change, (receiver, places, behind)));
+                    }
+                    match receiver.recv().await {
+                        Ok(change) => return Some((change, (receiver, places, behind))),
+                        // Nobody knows whose changes were missed.
+                        Err(broadcast::error::RecvError::Lagged(_)) => {
+                            let places = places.read().unwrap_or_else(PoisonError::into_inner);
+                            behind.extend(places.iter().copied());
+                        }
+                        // The store is gone and nothing changes any more; the stream goes on all the same.
+                        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    }
                 }
-            }
-        })
+            },
+        )
         .boxed()
     }
 }
