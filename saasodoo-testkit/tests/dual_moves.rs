@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use saasodoo_core::dual::{DualRun, JournalPlacement, MemoryPlacement, Place, PlacementStore};
+use saasodoo_core::dual::{DualRun, JournalPlacement, MemoryPlacement, Place, Placement, PlacementStore};
 use saasodoo_core::migration::{
     Control, Force, MemoryJournal, MigrationConfig, Migrator, PlacementSwitch, RouteSwitch, Side, Step,
 };
@@ -323,4 +323,100 @@ async fn a_watch_shows_each_change_of_place_once() {
     }
     let seen = until_silent(&mut watch).await;
     assert_eq!(last_backend(&seen), Some(BackendKind::Kubernetes), "{seen:?}");
+}
+
+/// Moved after the listing had begun, and before it came to the tenant.
+#[tokio::test(start_paused = true)]
+async fn a_listing_has_each_instance_once_when_a_tenant_moves_meanwhile() {
+    for by_journal in [true, false] {
+        for already_there in [false, true] {
+            let scenario = Scenario::with_fleet(4).await.expect("tenants");
+            let (dual, migrator) = with_migrator(&scenario, by_journal).await;
+            let (control, ids) = (Control::new(), scenario.ids());
+            if already_there {
+                migrator.migrate(ids[1], Force::none(), &control).await.expect("moved");
+            }
+            let mut listed = dual.list(InstanceFilter::all());
+            let first = listed.next().await.expect("one").expect("listed");
+            assert_eq!(first.id, ids[0]);
+            migrator.migrate(ids[0], Force::none(), &control).await.expect("moved");
+            migrator.migrate(ids[3], Force::none(), &control).await.expect("moved");
+            if already_there {
+                migrator.rollback(ids[1]).await.expect("back");
+            }
+            let mut seen = vec![first.id];
+            while let Some(item) = listed.next().await {
+                let instance = item.expect("listed");
+                assert_eq!(instance.backend == BackendKind::Kubernetes, instance.id == ids[3]);
+                seen.push(instance.id);
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, ids, "journal {by_journal}, one there: {already_there}");
+        }
+    }
+}
+
+/// A store that tells of no changes.
+#[derive(Debug, Default)]
+struct Mute(MemoryPlacement);
+
+#[async_trait]
+impl PlacementStore for Mute {
+    async fn get(&self, id: InstanceId) -> Result<Option<Placement>> {
+        self.0.get(id).await
+    }
+
+    async fn set(&self, id: InstanceId, place: Place) -> Result<()> {
+        self.0.set(id, place).await
+    }
+
+    async fn begin_move(&self, id: InstanceId, from: Place) -> Result<()> {
+        self.0.begin_move(id, from).await
+    }
+
+    async fn secondary_is_used(&self) -> Result<bool> {
+        self.0.secondary_is_used().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_needs_no_news_of_the_first_who_moves() {
+    let scenario = Scenario::with_fleet(2).await.expect("tenants");
+    let placement = Arc::new(Mute::default());
+    let dual = dual(&scenario, placement.clone());
+    let switch = Arc::new(PlacementSwitch::new(placement, Place::Primary));
+    let migrator = scenario.migrator().config(quick()).route(switch).build();
+    let mut listed = dual.list(InstanceFilter::all());
+    let mut ids = vec![listed.next().await.expect("one").expect("listed").id];
+    let last = scenario.ids()[1];
+    migrator
+        .migrate(last, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    while let Some(item) = listed.next().await {
+        ids.push(item.expect("listed").id);
+    }
+    assert_eq!(ids, scenario.ids());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_in_which_nobody_moves_asks_each_side_once() {
+    let scenario = Scenario::with_fleet(3).await.expect("tenants");
+    let (dual, migrator) = with_migrator(&scenario, true).await;
+    let count = || [&scenario.old, &scenario.new].map(|side| side.count_calls(OperationKind::List));
+    let before = count();
+    assert_eq!(dual.list_all(InstanceFilter::all()).await.expect("listed").len(), 3);
+    assert_eq!(count(), [before[0] + 1, before[1]]);
+    let id = scenario.ids()[0];
+    migrator
+        .migrate(id, Force::none(), &Control::new())
+        .await
+        .expect("moved");
+    let before = count();
+    // Its held definition on the old side is paused, and is not asked for.
+    let paused = InstanceFilter::all().with_status(InstanceStatus::Paused);
+    for (filter, found) in [(InstanceFilter::all(), 3), (paused, 0)] {
+        assert_eq!(dual.list_all(filter).await.expect("listed").len(), found);
+    }
+    assert_eq!(count(), [before[0] + 2, before[1] + 2]);
 }

@@ -3,6 +3,7 @@
 
 mod by_id;
 mod compare;
+mod listing;
 mod moves;
 mod placement;
 mod placement_journal;
@@ -534,28 +535,7 @@ impl InstanceOrchestrator for DualRun {
     }
 
     fn list(&self, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
-        let sides = Arc::clone(&self.sides);
-        stream::once(async move {
-            let used = match sides.settings.placement.secondary_is_used().await {
-                Ok(used) => used,
-                Err(error) => return stream::iter([Err(error)]).boxed(),
-            };
-            let primary = living(&sides, Place::Primary, filter.clone());
-            if used {
-                let both = primary.chain(living(&sides, Place::Secondary, filter));
-                // Ends after the first error, as the trait says.
-                both.scan(false, |failed, item| {
-                    let item = (!*failed).then_some(item);
-                    *failed = item.as_ref().is_some_and(Result::is_err);
-                    std::future::ready(item)
-                })
-                .boxed()
-            } else {
-                primary
-            }
-        })
-        .flatten()
-        .boxed()
+        listing::listed(Arc::clone(&self.sides), filter)
     }
 
     fn watch(&self, filter: InstanceFilter) -> BoxStream<'static, InstanceEvent> {
@@ -620,25 +600,4 @@ impl InstanceOrchestrator for DualRun {
         }
         health
     }
-}
-
-/// The instances of one side that live there.
-fn living(sides: &Arc<Sides>, place: Place, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
-    let placement = Arc::clone(&sides.settings.placement);
-    sides
-        .at(place)
-        .list(filter)
-        .filter_map(move |item| {
-            let placement = Arc::clone(&placement);
-            async move {
-                match item {
-                    Ok(instance) => match placement.get(instance.id).await {
-                        Ok(home) => (home.unwrap_or_default().read_from() == place).then_some(Ok(instance)),
-                        Err(error) => Some(Err(error)),
-                    },
-                    Err(error) => Some(Err(error)),
-                }
-            }
-        })
-        .boxed()
 }
