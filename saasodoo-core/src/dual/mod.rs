@@ -12,6 +12,7 @@ mod sink;
 mod stats;
 mod sweep;
 mod watch;
+mod writers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -270,26 +271,12 @@ impl DualRun {
         &self.sides.settings.placement
     }
 
-    /// Compares both sides whole, with one listing of each per sample.
+    /// Compares both sides whole, with one listing of each per sample. Looks for two writers, too.
     ///
     /// # Errors
     /// Those of the listings.
     pub async fn sweep(&self, filter: InstanceFilter) -> Result<FleetComparison> {
-        let Settings {
-            comparator,
-            settle,
-            samples,
-            ..
-        } = &self.sides.settings;
-        compare_fleets(
-            &self.sides.primary,
-            &self.sides.secondary,
-            filter,
-            comparator,
-            *settle,
-            *samples,
-        )
-        .await
+        sweep::of_dual_run(&self.sides, filter).await
     }
 
     async fn placed(&self, id: InstanceId) -> Result<Placement> {
@@ -396,6 +383,7 @@ impl DualRun {
         let now = Timestamp::now();
         let divergence = Divergence {
             instance: id,
+            home,
             operation: OperationKind::Create,
             kind: DivergenceKind::NotChecked {
                 reason: error.to_string(),
