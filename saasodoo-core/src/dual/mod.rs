@@ -1,7 +1,10 @@
 //! Two platforms behind one orchestrator: each tenant served from where it lives, the other side compared with it or
 //! kept in step.
 
+mod by_id;
 mod compare;
+mod listing;
+mod moves;
 mod placement;
 mod placement_journal;
 mod shadow;
@@ -9,6 +12,7 @@ mod sink;
 mod stats;
 mod sweep;
 mod watch;
+mod writers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -57,9 +61,10 @@ pub enum Policy {
 /// Each instance is served by the side on which it lives, by the [`PlacementStore`]; an instance that nothing was
 /// recorded about lives on the primary. While one is being moved it is read where it came from, and every change of it
 /// is refused until the move is over, as `NotAllowed` that may be repeated: the migration alone knows which side may
-/// write. The other side never changes an answer: it is asked beside the caller's way,
-/// through bounded queues, under a deadline of its own, and its panic is caught. Only two things wait for it, and not
-/// longer than [`create_budget`](DualRunBuilder::create_budget): a creation, which asks whether the id or the host is
+/// write. A change that was under way when the move began is answered with a `Conflict` whose outcome is unknown.
+///
+/// The other side never changes an answer: it is asked beside the caller's way, through bounded queues, under a deadline
+/// of its own, and its panic is caught. Only two things wait for it, and not longer than [`create_budget`](DualRunBuilder::create_budget): a creation, which asks whether the id or the host is
 /// taken there, and `health`.
 ///
 /// ```
@@ -266,26 +271,12 @@ impl DualRun {
         &self.sides.settings.placement
     }
 
-    /// Compares both sides whole, with one listing of each per sample.
+    /// Compares both sides whole, with one listing of each per sample. Looks for two writers, too.
     ///
     /// # Errors
     /// Those of the listings.
     pub async fn sweep(&self, filter: InstanceFilter) -> Result<FleetComparison> {
-        let Settings {
-            comparator,
-            settle,
-            samples,
-            ..
-        } = &self.sides.settings;
-        compare_fleets(
-            &self.sides.primary,
-            &self.sides.secondary,
-            filter,
-            comparator,
-            *settle,
-            *samples,
-        )
-        .await
+        sweep::of_dual_run(&self.sides, filter).await
     }
 
     async fn placed(&self, id: InstanceId) -> Result<Placement> {
@@ -295,22 +286,6 @@ impl DualRun {
     /// The side that is read.
     async fn home(&self, id: InstanceId) -> Result<Place> {
         Ok(self.placed(id).await?.read_from())
-    }
-
-    /// The side that is changed: none while the tenant is being moved.
-    async fn writable(&self, id: InstanceId, operation: OperationKind) -> Result<Place> {
-        match self.placed(id).await? {
-            Placement::At(place) => Ok(place),
-            Placement::Moving { from } => Err(Error::new(
-                ErrorKind::NotAllowed,
-                format!("the instance is being migrated off the {from}; nothing else may change it now"),
-            )
-            .with_retry(Retry::After(Some(MOVING)))
-            .with_operation(operation)
-            .with_instance(id)
-            .with_backend(BackendKind::DualRun)
-            .with_advice("repeat it when the migration is over; its journal says how far it is")),
-        }
     }
 
     /// Calls the side on which the tenant lives, and notes how long it takes.
@@ -408,6 +383,7 @@ impl DualRun {
         let now = Timestamp::now();
         let divergence = Divergence {
             instance: id,
+            home,
             operation: OperationKind::Create,
             kind: DivergenceKind::NotChecked {
                 reason: error.to_string(),
@@ -493,23 +469,20 @@ impl InstanceOrchestrator for DualRun {
 
     async fn create(&self, spec: &InstanceSpec, options: CreateOptions) -> Result<Ensured> {
         validate(spec, OperationKind::Create)?;
-        let home = self.writable(spec.id, OperationKind::Create).await?;
+        let home = self.writable(spec.id, OperationKind::Create).await?.home;
         self.check_other_side(home, spec).await?;
         // The check takes its time, in which a move may have begun.
-        let home = match self.writable(spec.id, OperationKind::Create).await? {
-            same if same == home => home,
-            other => {
-                return Err(
-                    Error::conflict(["id"], format!("the instance was moved to the {other} meanwhile"))
-                        .with_operation(OperationKind::Create)
-                        .with_instance(spec.id)
-                        .with_retry(Retry::After(None)),
-                );
-            }
-        };
-        let ensured = self
-            .at_home(home, OperationKind::Create, self.sides.at(home).create(spec, options))
-            .await?;
+        let writable = self.writable(spec.id, OperationKind::Create).await?;
+        if writable.home != home {
+            return Err(Error::conflict(
+                ["id"],
+                format!("the instance was moved to the {} meanwhile", writable.home),
+            )
+            .with_operation(OperationKind::Create)
+            .with_instance(spec.id)
+            .with_retry(Retry::After(None)));
+        }
+        let ensured = self.change(writable, self.sides.at(home).create(spec, options)).await?;
         self.mirror(home, || {
             Write::Create(Box::new(spec.clone()), Box::new(ensured.instance.clone()))
         });
@@ -517,29 +490,25 @@ impl InstanceOrchestrator for DualRun {
     }
 
     async fn update(&self, id: InstanceId, change: &InstanceChange, options: UpdateOptions) -> Result<Ensured> {
-        let home = self.writable(id, OperationKind::Update).await?;
+        let writable = self.writable(id, OperationKind::Update).await?;
+        let home = writable.home;
         let ensured = self
-            .at_home(
-                home,
-                OperationKind::Update,
-                self.sides.at(home).update(id, change, options),
-            )
+            .change(writable, self.sides.at(home).update(id, change, options))
             .await?;
         self.mirror(home, || Write::Update(id, Box::new(change.clone())));
         Ok(ensured)
     }
 
     async fn set_power(&self, id: InstanceId, power: Power) -> Result<Instance> {
-        let home = self.writable(id, OperationKind::SetPower).await?;
-        self.at_home(home, OperationKind::SetPower, self.sides.at(home).set_power(id, power))
-            .await
+        let writable = self.writable(id, OperationKind::SetPower).await?;
+        let home = self.sides.at(writable.home);
+        self.change(writable, home.set_power(id, power)).await
     }
 
     async fn delete(&self, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
-        let home = self.writable(id, OperationKind::Delete).await?;
-        let deleted = self
-            .at_home(home, OperationKind::Delete, self.sides.at(home).delete(id, options))
-            .await?;
+        let writable = self.writable(id, OperationKind::Delete).await?;
+        let home = writable.home;
+        let deleted = self.change(writable, self.sides.at(home).delete(id, options)).await?;
         self.mirror(home, || Write::Delete(id));
         Ok(deleted)
     }
@@ -554,28 +523,7 @@ impl InstanceOrchestrator for DualRun {
     }
 
     fn list(&self, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
-        let sides = Arc::clone(&self.sides);
-        stream::once(async move {
-            let used = match sides.settings.placement.secondary_is_used().await {
-                Ok(used) => used,
-                Err(error) => return stream::iter([Err(error)]).boxed(),
-            };
-            let primary = living(&sides, Place::Primary, filter.clone());
-            if used {
-                let both = primary.chain(living(&sides, Place::Secondary, filter));
-                // Ends after the first error, as the trait says.
-                both.scan(false, |failed, item| {
-                    let item = (!*failed).then_some(item);
-                    *failed = item.as_ref().is_some_and(Result::is_err);
-                    std::future::ready(item)
-                })
-                .boxed()
-            } else {
-                primary
-            }
-        })
-        .flatten()
-        .boxed()
+        listing::listed(Arc::clone(&self.sides), filter)
     }
 
     fn watch(&self, filter: InstanceFilter) -> BoxStream<'static, InstanceEvent> {
@@ -595,7 +543,7 @@ impl InstanceOrchestrator for DualRun {
     }
 
     async fn plan(&self, operation: &Operation) -> Result<Plan> {
-        let home = self.writable(operation.instance(), OperationKind::Plan).await?;
+        let home = self.writable(operation.instance(), OperationKind::Plan).await?.home;
         if let Operation::Create(spec, _) = operation {
             validate(spec, OperationKind::Plan)?;
             self.check_other_side(home, spec).await?;
@@ -640,25 +588,4 @@ impl InstanceOrchestrator for DualRun {
         }
         health
     }
-}
-
-/// The instances of one side that live there.
-fn living(sides: &Arc<Sides>, place: Place, filter: InstanceFilter) -> BoxStream<'static, Result<Instance>> {
-    let placement = Arc::clone(&sides.settings.placement);
-    sides
-        .at(place)
-        .list(filter)
-        .filter_map(move |item| {
-            let placement = Arc::clone(&placement);
-            async move {
-                match item {
-                    Ok(instance) => match placement.get(instance.id).await {
-                        Ok(home) => (home.unwrap_or_default().read_from() == place).then_some(Ok(instance)),
-                        Err(error) => Some(Err(error)),
-                    },
-                    Err(error) => Some(Err(error)),
-                }
-            }
-        })
-        .boxed()
 }

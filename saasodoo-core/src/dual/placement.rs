@@ -1,8 +1,8 @@
 //! Where each tenant lives now.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -10,7 +10,8 @@ use futures::stream::{self, BoxStream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::{InstanceId, Result, ShortId};
+use super::by_id::ById;
+use crate::{InstanceId, Result};
 
 /// One of the two platforms of a [`DualRun`](super::DualRun).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,30 +118,12 @@ pub trait PlacementStore: fmt::Debug + Send + Sync + 'static {
     /// When it cannot be read.
     async fn secondary_is_used(&self) -> Result<bool>;
 
-    /// What is recorded from now on, for those who watch. Never ends.
+    /// What is recorded from now on, in order, for those who watch and for changes under way. Never ends.
+    ///
+    /// Who reads it too slowly may miss what was recorded in between, but never what is recorded last about an instance:
+    /// a store that has dropped changes gives what it knows about all instead.
     fn changes(&self) -> BoxStream<'static, (InstanceId, Placement)> {
         stream::pending().boxed()
-    }
-}
-
-/// By the first eight digits, which the same instance has under its other id too: the digits alone, or the whole UUID.
-#[derive(Debug, Default)]
-struct Index(BTreeMap<ShortId, Vec<(InstanceId, Placement)>>);
-
-impl Index {
-    fn get(&self, id: InstanceId) -> Option<Placement> {
-        let alike = self.0.get(&id.short())?;
-        let same = alike.iter().find(|(known, _)| *known == id);
-        same.or_else(|| alike.iter().find(|(known, _)| known.matches(id)))
-            .map(|(_, placement)| *placement)
-    }
-
-    fn put(&mut self, id: InstanceId, placement: Placement) {
-        let alike = self.0.entry(id.short()).or_default();
-        match alike.iter_mut().find(|(known, _)| known.matches(id)) {
-            Some(entry) => *entry = (if id.is_legacy() { entry.0 } else { id }, placement),
-            None => alike.push((id, placement)),
-        }
     }
 }
 
@@ -148,14 +131,14 @@ impl Index {
 /// forgets them; see [`JournalPlacement`](super::JournalPlacement).
 #[derive(Debug)]
 pub struct MemoryPlacement {
-    places: RwLock<Index>,
+    places: Arc<RwLock<ById<Placement>>>,
     changes: broadcast::Sender<(InstanceId, Placement)>,
 }
 
 impl Default for MemoryPlacement {
     fn default() -> Self {
         Self {
-            places: RwLock::default(),
+            places: Arc::default(),
             changes: broadcast::Sender::new(1024),
         }
     }
@@ -179,7 +162,8 @@ impl MemoryPlacement {
     }
 
     pub(super) fn find(&self, id: InstanceId) -> Option<Placement> {
-        self.places.read().unwrap_or_else(PoisonError::into_inner).get(id)
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        places.get(id).copied()
     }
 
     pub(super) fn put(&self, id: InstanceId, placement: Placement) {
@@ -209,22 +193,34 @@ impl PlacementStore for MemoryPlacement {
 
     async fn secondary_is_used(&self) -> Result<bool> {
         let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all = places.0.values().flatten();
-        Ok(all.any(|(_, placement)| *placement != Placement::At(Place::Primary)))
+        Ok(places
+            .iter()
+            .any(|(_, placement)| *placement != Placement::At(Place::Primary)))
     }
 
     fn changes(&self) -> BoxStream<'static, (InstanceId, Placement)> {
-        let receiver = self.changes.subscribe();
-        stream::unfold(receiver, |mut receiver| async move {
-            loop {
-                match receiver.recv().await {
-                    Ok(change) => return Some((change, receiver)),
-                    Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    // The store is gone and nothing changes any more; the stream goes on all the same.
-                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        let (receiver, places) = (self.changes.subscribe(), Arc::clone(&self.places));
+        let behind = VecDeque::new();
+        stream::unfold(
+            (receiver, places, behind),
+            |(mut receiver, places, mut behind)| async move {
+                loop {
+                    if let Some(change) = behind.pop_front() {
+                        return Some((change, (receiver, places, behind)));
+                    }
+                    match receiver.recv().await {
+                        Ok(change) => return Some((change, (receiver, places, behind))),
+                        // Nobody knows whose changes were missed.
+                        Err(broadcast::error::RecvError::Lagged(_)) => {
+                            let places = places.read().unwrap_or_else(PoisonError::into_inner);
+                            behind.extend(places.iter().copied());
+                        }
+                        // The store is gone and nothing changes any more; the stream goes on all the same.
+                        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    }
                 }
-            }
-        })
+            },
+        )
         .boxed()
     }
 }

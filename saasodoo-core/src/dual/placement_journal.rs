@@ -113,11 +113,15 @@ fn placement_by_step(record: &Record, primary: BackendKind) -> Placement {
         Step::Inventory | Step::Preflight | Step::Plan | Step::CreateTarget | Step::HoldTarget => Placement::At(source),
         // Paused before it, the tenant leads its daily life on the source.
         Step::StopSource if !record.source_touched && !is_under_way(record) => Placement::At(source),
-        Step::StopSource | Step::Fence | Step::StartTarget | Step::AwaitTarget | Step::ProbeTarget => {
-            Placement::Moving { from: source }
-        }
-        Step::SwitchRoute if !record.routed => Placement::Moving { from: source },
-        Step::SwitchRoute | Step::Bake | Step::Commit | Step::Committed | Step::RemoveSource | Step::Finished => {
+        // The route is written down before it is switched: until the step is over it may still fail, and the tenant goes
+        // back as it was read on the source.
+        Step::StopSource
+        | Step::Fence
+        | Step::StartTarget
+        | Step::AwaitTarget
+        | Step::ProbeTarget
+        | Step::SwitchRoute => Placement::Moving { from: source },
+        Step::Bake | Step::Commit | Step::Committed | Step::RemoveSource | Step::Finished => {
             Placement::At(source.other())
         }
         Step::StopTarget | Step::FenceTarget | Step::StartSource | Step::AwaitSource | Step::RestoreRoute => {

@@ -110,11 +110,12 @@ impl Shadow {
             return;
         };
         if let Err(rejected) = queue.try_send((home, write)) {
-            let (_, write) = rejected.into_inner();
+            let (home, write) = rejected.into_inner();
             let sides = Arc::clone(&self.sides);
             tokio::spawn(async move {
                 not_mirrored(
                     &sides,
+                    home,
                     write.id(),
                     write.operation(),
                     "too many writes wait for the secondary",
@@ -125,11 +126,18 @@ impl Shadow {
     }
 }
 
-async fn not_mirrored(sides: &Sides, instance: InstanceId, operation: OperationKind, reason: impl Into<String>) {
+async fn not_mirrored(
+    sides: &Sides,
+    home: Place,
+    instance: InstanceId,
+    operation: OperationKind,
+    reason: impl Into<String>,
+) {
     count(&sides.counters.not_mirrored, 1);
     let now = Timestamp::now();
     let divergence = Divergence {
         instance,
+        home,
         operation,
         kind: DivergenceKind::NotMirrored { reason: reason.into() },
         first_seen: now,
@@ -228,12 +236,7 @@ pub(super) fn is_failure<T>(answer: &Result<T>) -> bool {
 
 /// Compares, and believes a difference only when it stays the same through the settle window.
 async fn compare(sides: &Sides, comparison: Comparison) -> Result<()> {
-    let Settings {
-        comparator,
-        settle,
-        samples,
-        ..
-    } = &sides.settings;
+    let Settings { settle, samples, .. } = &sides.settings;
     let Comparison {
         id,
         home,
@@ -242,7 +245,7 @@ async fn compare(sides: &Sides, comparison: Comparison) -> Result<()> {
     } = comparison;
     let first_seen = Timestamp::now();
     let other = read(sides, home.other(), id).await?;
-    let mut verdicts = comparator.verdicts(seen.as_deref(), other.as_deref());
+    let mut verdicts = sides.verdicts(seen.as_deref(), other.as_deref()).await?;
     let mut open = diverging(&verdicts);
     let at_first: BTreeSet<String> = open.keys().cloned().collect();
     let rounds = (*samples).max(2) - 1;
@@ -251,7 +254,7 @@ async fn compare(sides: &Sides, comparison: Comparison) -> Result<()> {
         tokio::time::sleep(*settle / rounds).await;
         round += 1;
         let (here, there) = (read(sides, home, id).await?, read(sides, home.other(), id).await?);
-        verdicts = comparator.verdicts(here.as_deref(), there.as_deref());
+        verdicts = sides.verdicts(here.as_deref(), there.as_deref()).await?;
         let now = diverging(&verdicts);
         // The same values in every sample: a value that moves is a side at work.
         open.retain(|field, values| now.get(field) == Some(values));
@@ -261,6 +264,7 @@ async fn compare(sides: &Sides, comparison: Comparison) -> Result<()> {
     for (field, (primary, secondary)) in open {
         let divergence = Divergence {
             instance: id,
+            home,
             operation,
             kind: DivergenceKind::Field {
                 field,
@@ -314,7 +318,7 @@ async fn write_all(sides: Arc<Sides>, mut writes: mpsc::Receiver<(Place, Write)>
             .record(home.other(), operation, began.elapsed(), answer.is_err());
         match answer {
             Ok(()) => count(&sides.counters.mirrored, 1),
-            Err(error) => not_mirrored(&sides, id, operation, error.to_string()).await,
+            Err(error) => not_mirrored(&sides, home, id, operation, error.to_string()).await,
         }
     }
 }

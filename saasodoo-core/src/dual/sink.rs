@@ -13,6 +13,7 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::placement::Place;
 use crate::{Error, ErrorKind, InstanceId, OperationKind, Result};
 
 /// A difference between the two sides that did not go away by itself, or a write that did not reach the secondary.
@@ -21,6 +22,9 @@ use crate::{Error, ErrorKind, InstanceId, OperationKind, Result};
 pub struct Divergence {
     /// The instance.
     pub instance: InstanceId,
+    /// Where it lives.
+    #[serde(default = "on_the_primary")]
+    pub home: Place,
     /// The call after which it was found.
     pub operation: OperationKind,
     /// What it is.
@@ -33,6 +37,11 @@ pub struct Divergence {
     pub samples: u32,
 }
 
+/// Where everybody lived about whom this was not written down.
+const fn on_the_primary() -> Place {
+    Place::Primary
+}
+
 /// What kind of difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -42,7 +51,7 @@ pub enum DivergenceKind {
     Field {
         /// Which.
         field: String,
-        /// On the side where the instance lives.
+        /// On the side where the instance lives, which is the divergence's [`home`](Divergence::home).
         primary: Option<String>,
         /// On the other side.
         secondary: Option<String>,
@@ -71,9 +80,11 @@ impl fmt::Display for Divergence {
                 let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
                 write!(
                     f,
-                    "{field} is {} on the primary and {} on the secondary",
+                    "{field} is {} on the {}, where it lives, and {} on the {}",
                     show(primary),
-                    show(secondary)
+                    self.home,
+                    show(secondary),
+                    self.home.other()
                 )
             }
             DivergenceKind::NotMirrored { reason } => write!(f, "not mirrored: {reason}"),

@@ -1,6 +1,5 @@
 //! One watch over both sides: each instance from where it lives.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +9,13 @@ use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 
 use super::Sides;
+use super::by_id::ById;
 use super::placement::{Place, PlacementStore};
 use crate::{Instance, InstanceEvent, InstanceFilter, InstanceId, Staleness};
 
 enum Item {
     Event(Place, InstanceEvent),
-    Moved(InstanceId, Place),
+    Moved(InstanceId),
 }
 
 impl Item {
@@ -23,7 +23,7 @@ impl Item {
     fn instance(&self) -> Option<InstanceId> {
         match self {
             Self::Event(_, InstanceEvent::Applied(instance) | InstanceEvent::Deleted(instance)) => Some(instance.id),
-            Self::Moved(id, _) => Some(*id),
+            Self::Moved(id) => Some(*id),
             Self::Event(..) => None,
         }
     }
@@ -32,11 +32,18 @@ impl Item {
 /// How soon a placement that could not be read is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// What both sides have said last about one instance: when it moves, what the new side says is shown at once. It may
+/// never be said again.
+#[derive(Default)]
+struct Tenant {
+    sides: [Option<Box<Instance>>; 2],
+    shown: Option<Place>,
+}
+
 struct Merge {
     placement: Arc<dyn PlacementStore>,
     items: BoxStream<'static, Item>,
-    /// What the side says on which the instance does not live: shown at once when it moves there.
-    other: BTreeMap<InstanceId, Box<Instance>>,
+    tenants: ById<Tenant>,
     in_step: [bool; 2],
     synced: bool,
     /// Waits for its placement, and all that comes after waits for it.
@@ -53,10 +60,7 @@ const fn index(place: Place) -> usize {
 
 pub(super) fn merged(sides: &Sides, filter: &InstanceFilter) -> BoxStream<'static, InstanceEvent> {
     let placement = Arc::clone(&sides.settings.placement);
-    let moves = placement
-        .changes()
-        .map(|(id, placement)| Item::Moved(id, placement.read_from()))
-        .boxed();
+    let moves = placement.changes().map(|(id, _)| Item::Moved(id)).boxed();
     let items = [
         side(sides, Place::Primary, filter),
         side(sides, Place::Secondary, filter),
@@ -65,7 +69,7 @@ pub(super) fn merged(sides: &Sides, filter: &InstanceFilter) -> BoxStream<'stati
     let merge = Merge {
         placement,
         items: stream::select_all(items).boxed(),
-        other: BTreeMap::new(),
+        tenants: ById::default(),
         in_step: [false; 2],
         synced: false,
         waiting: None,
@@ -140,26 +144,39 @@ impl Merge {
             }
         }
         match item {
-            Item::Moved(id, place) => {
-                if home == place
-                    && let Some(instance) = self.other.remove(&id)
+            Item::Moved(id) => {
+                if let Some(tenant) = self.tenants.get_mut(id)
+                    && tenant.shown != Some(home)
+                    && let Some(instance) = &tenant.sides[index(home)]
                 {
-                    self.queue.push_back(InstanceEvent::Applied(instance));
+                    tenant.shown = Some(home);
+                    self.queue.push_back(InstanceEvent::Applied(instance.clone()));
                 }
+                let why = "the side that a tenant moves to is not in step";
+                self.judge(Staleness::new(Timestamp::now(), why)).await;
             }
             Item::Event(place, InstanceEvent::Applied(instance)) => {
+                let mut tenant = self.tenants.remove(instance.id).unwrap_or_default();
+                tenant.sides[index(place)] = Some(instance.clone());
                 if home == place {
-                    self.other.remove(&instance.id);
+                    tenant.shown = Some(place);
+                }
+                self.tenants.put(instance.id, tenant);
+                if home == place {
                     self.queue.push_back(InstanceEvent::Applied(instance));
-                } else {
-                    self.other.insert(instance.id, instance);
                 }
             }
             Item::Event(place, InstanceEvent::Deleted(instance)) => {
+                let mut tenant = self.tenants.remove(instance.id).unwrap_or_default();
+                tenant.sides[index(place)] = None;
+                if home == place {
+                    tenant.shown = None;
+                }
+                if tenant.sides.iter().any(Option::is_some) {
+                    self.tenants.put(instance.id, tenant);
+                }
                 if home == place {
                     self.queue.push_back(InstanceEvent::Deleted(instance));
-                } else {
-                    self.other.remove(&instance.id);
                 }
             }
             Item::Event(place, InstanceEvent::Synced) => {
@@ -168,12 +185,18 @@ impl Merge {
             }
             Item::Event(place, InstanceEvent::Stale(staleness)) => {
                 self.in_step[index(place)] = false;
-                if self.synced && !self.whole().await {
-                    self.synced = false;
-                    self.queue.push_back(InstanceEvent::Stale(staleness));
-                }
+                self.judge(staleness).await;
             }
         }
+    }
+
+    /// Says so when the watch is no more in step, or is again.
+    async fn judge(&mut self, why: Staleness) {
+        if self.synced && !self.whole().await {
+            self.synced = false;
+            self.queue.push_back(InstanceEvent::Stale(why));
+        }
+        self.catch_up().await;
     }
 
     async fn catch_up(&mut self) {

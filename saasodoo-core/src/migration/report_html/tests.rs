@@ -494,6 +494,7 @@ fn no_comparison_is_not_a_good_one() {
 fn lists_that_are_cut_say_so() {
     let divergence = |number: i64| Divergence {
         instance: InstanceId::random(),
+        home: Place::Primary,
         operation: OperationKind::Get,
         kind: DivergenceKind::Field {
             field: "status<".to_owned(),
