@@ -3,6 +3,7 @@
 mod creation;
 mod downtime;
 mod holds;
+mod journal_races;
 mod moves;
 mod safety;
 mod told;
