@@ -1,7 +1,7 @@
 //! The machine that takes one instance through the table.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::BoxStream;
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use super::hooks::{Clock, DataLocator, PreflightCheck, Probe, RouteSwitch, Secre
 use super::run::{Run, Stop};
 use super::table::{Signal, Step, transition};
 use super::{Entry, Event, Force, Journal, Record, Side, Tenancy};
-use crate::{DynOrchestrator, Error, ErrorKind, InstanceId, OperationKind, Result};
+use crate::{DynOrchestrator, Error, ErrorKind, InstanceId, OperationKind, Result, Retry};
 
 /// Something that happened in a migration, as it happens.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +78,9 @@ impl Default for Control {
 ///
 /// Everything it does is in the [journal](Journal) before it is done. A migration can be dropped or killed at any
 /// point: call [`resume`](Self::resume) with the same journal, from this or another process, and it goes on.
+///
+/// In one process one call at a time works on an instance, whichever clone it is made on: a second one is a `Conflict` at
+/// once. A move under way is given up by its [`Control`], and not by a [`rollback`](Self::rollback) beside it.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -158,6 +161,23 @@ impl Inner {
     }
 }
 
+/// What works on which instance in this process: the journal, the instance and the name of the call.
+static AT_WORK: Mutex<Vec<(usize, InstanceId, &'static str)>> = Mutex::new(Vec::new());
+
+/// One call that works on an instance. A journal tells two processes apart, and not two calls of one process, so there is
+/// one at a time. It ends with the call, however that ends.
+struct AtWork {
+    journal: usize,
+    id: InstanceId,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut at_work = AT_WORK.lock().unwrap_or_else(PoisonError::into_inner);
+        at_work.retain(|(journal, id, _)| (*journal, *id) != (self.journal, self.id));
+    }
+}
+
 impl fmt::Debug for Migrator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Migrator")
@@ -222,6 +242,23 @@ impl Migrator {
         self.inner.journal.load(id).await
     }
 
+    /// Begins to work on an instance, if no other call of a migrator with the same journal does.
+    fn work_on(&self, id: InstanceId, call: &'static str) -> Result<AtWork> {
+        let journal = Arc::as_ptr(&self.inner.journal).cast::<()>().addr();
+        let mut at_work = AT_WORK.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |(of, other, _): &&(usize, InstanceId, &'static str)| *of == journal && other.matches(id);
+        if let Some((_, _, other)) = at_work.iter().find(same) {
+            let message = format!("a {other} works on it in this process, so a {call} cannot begin");
+            return Err(Error::conflict(["migration"], message)
+                .with_instance(id)
+                .with_operation(OperationKind::Migrate)
+                .with_retry(Retry::After(None))
+                .with_advice("try again when that has ended; a move is given up by its control"));
+        }
+        at_work.push((journal, id, call));
+        Ok(AtWork { journal, id })
+    }
+
     /// Moves the instance: begins, or goes on with what was begun. Answers when the migration has come to rest
     /// ([`Committed`](Step::Committed) or over) or was paused. One that is over is answered as it is; see
     /// [`retry`](Self::retry).
@@ -231,6 +268,7 @@ impl Migrator {
     /// seen. Everything is written down: call it again when the reason is gone. `InvalidInput` for an id of eight digits,
     /// and `Configuration` when it was begun between other platforms: nothing was done then.
     pub async fn migrate(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
+        let _at_work = self.work_on(id, "migrate")?;
         match self.status(id).await? {
             Some(record) => self.drive(record, force, control).await,
             None => self.begin(id, None, force, control).await,
@@ -242,6 +280,7 @@ impl Migrator {
     /// # Errors
     /// `NotAllowed` while one is under way; as [`migrate`](Self::migrate).
     pub async fn retry(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
+        let _at_work = self.work_on(id, "retry")?;
         match self.status(id).await? {
             Some(record) if !record.step.is_over() => Err(not_allowed(
                 &record,
@@ -264,6 +303,7 @@ impl Migrator {
     /// # Errors
     /// As [`resume`](Self::resume).
     pub async fn resume_with(&self, id: InstanceId, force: Force, control: &Control) -> Result<Record> {
+        let _at_work = self.work_on(id, "resume")?;
         let record = self.known(id).await?;
         self.drive(record, force, control).await
     }
@@ -288,6 +328,7 @@ impl Migrator {
     /// # Errors
     /// As [`rollback`](Self::rollback).
     pub async fn rollback_with(&self, id: InstanceId, force: Force) -> Result<Record> {
+        let _at_work = self.work_on(id, "rollback")?;
         let record = self.known(id).await?;
         self.same_platforms(&record, force)?;
         let committed = record.step == Step::Committed;
@@ -335,6 +376,7 @@ impl Migrator {
     /// # Errors
     /// As [`finish`](Self::finish).
     pub async fn finish_with(&self, id: InstanceId, early: bool, force: Force) -> Result<Record> {
+        let _at_work = self.work_on(id, "finish")?;
         let record = self.known(id).await?;
         if record.step != Step::Committed {
             return if matches!(record.step, Step::RemoveSource | Step::Finished) {

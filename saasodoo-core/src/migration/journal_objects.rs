@@ -39,14 +39,18 @@ pub(super) fn is_ours(key: &LabelKey) -> bool {
     key.as_str().starts_with(PREFIX)
 }
 
-/// A journal in labels of the source's objects, or of the target's while the source has none: any process that reaches
-/// the platforms can go on, without a file.
+/// A journal in labels of the source's objects, and of the target's from the removal of the source on: any process that
+/// reaches the platforms can go on, without a file.
 ///
 /// It keeps what is needed to go on, and not the story: no plan, no steps, no downtime, no reasons. Of what was read it keeps
 /// a digest: a change since then is noticed, and not which one, so that a rollback after a change on the target names every
-/// field in which both sides differ. The labels go away when the migration is over, and the record with them. Each opened journal writes under a number of its own: of two
-/// processes on one instance, the one that is behind is refused before it changes anything. While they are there, a `create` of the instance with its own spec is
-/// a conflict that names them.
+/// field in which both sides differ. The labels go away when the migration is over, and the record with them. While they
+/// are there, a `create` of the instance with its own spec is a conflict that names them.
+///
+/// Each opened journal writes under a number of its own: of two processes on one instance, the one that is behind is
+/// refused before it changes anything. So is one whose labels are gone: another process may have ended the migration. That
+/// is also what happens when somebody deletes the source's objects, or takes the labels away, while it moves: the journal
+/// is lost then, and people have to look at both sides.
 #[derive(Debug)]
 pub struct ObjectJournal {
     source: DynOrchestrator,
@@ -116,45 +120,30 @@ impl ObjectJournal {
         }
     }
 
-    async fn write(
-        &self,
-        orchestrator: &DynOrchestrator,
-        entry: &Entry,
-        labels: &BTreeMap<&'static str, String>,
-        has_written: bool,
-    ) -> Result<bool> {
+    /// Writes an entry on one side's objects; false when they are not there.
+    async fn write(&self, writing: &Writing<'_>, place: Place) -> Result<bool> {
+        let id = writing.entry.instance;
+        let orchestrator = match place {
+            Place::Source => &self.source,
+            Place::InsteadOfSource | Place::BesideSource => &self.target,
+        };
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Some(instance) = self.find(orchestrator, entry.instance).await? else {
+            let Some(instance) = self.find(orchestrator, id).await? else {
                 return Ok(false);
             };
-            if let Some(kept) = Kept::read(&instance)? {
-                let same_run = kept.record.run == entry.run;
-                let other_run = !same_run && !kept.record.step.is_over();
-                let ours = kept.writer == Some(self.writer);
-                // An entry of ours whose answer was lost is written again. To go on from what another one has written is
-                // to take over, which it notices; who has been taken over from does not take over again.
-                let next = entry.seq + u64::from(ours);
-                if other_run || (same_run && (kept.record.next_seq > next || (has_written && !ours))) {
-                    return Err(Error::conflict(
-                        ["journal"],
-                        format!(
-                            "the labels are at entry {} of migration {}",
-                            kept.record.next_seq, kept.record.run
-                        ),
-                    )
-                    .with_instance(entry.instance)
-                    .with_operation(OperationKind::Migrate)
-                    .with_advice("another process works on this instance: end it, then resume"));
-                }
-            }
-            let change = change(&instance, labels)?;
+            let change = change(&instance, writing.labels)?;
+            // An entry of ours whose answer was lost is there as it is.
             if change.is_empty() {
                 return Ok(true);
             }
+            match Kept::read(&instance)? {
+                Some(kept) => self.must_follow(writing, &kept, place)?,
+                None => self.may_be_first(writing, place).await?,
+            }
             let options = UpdateOptions::new().if_revision(instance.provenance.revision.clone());
-            match orchestrator.update(entry.instance, &change, options).await {
+            match orchestrator.update(id, &change, options).await {
                 Ok(_) => return Ok(true),
                 Err(error) if error.is_not_found() => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Conflict && attempts < ATTEMPTS => {}
@@ -165,6 +154,110 @@ impl ObjectJournal {
             }
         }
     }
+
+    async fn write_all(&self, writing: &Writing<'_>, over: bool, deletes_source: bool) -> Result<()> {
+        let on_source = self.write(writing, Place::Source).await?;
+        let on_target = match on_source {
+            // Who comes when the source is gone finds there what has become of it. When all is over nothing stays.
+            true if over || deletes_source => self.write(writing, Place::BesideSource).await?,
+            true => false,
+            false => self.write(writing, Place::InsteadOfSource).await?,
+        };
+        if on_source || on_target || over {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::NotFound,
+            "neither side has the instance, so there is nothing to write the journal on",
+        )
+        .with_instance(writing.entry.instance)
+        .with_operation(OperationKind::Migrate)
+        .with_advice("look at both platforms by hand; the data was not touched"))
+    }
+
+    /// Refuses an entry that does not follow what the labels hold.
+    fn must_follow(&self, writing: &Writing<'_>, kept: &Kept, place: Place) -> Result<()> {
+        let (entry, at) = (writing.entry, kept.record.next_seq);
+        let ours = kept.writer == Some(self.writer);
+        // To go on from what another one has written is to take over, which it notices; who has been taken over from does
+        // not take over again.
+        let follows = if kept.record.run == entry.run {
+            at <= entry.seq
+                && match place {
+                    Place::Source => ours || !writing.has_written,
+                    // The source's labels are gone, and may have been newer: only who has read these goes on from them.
+                    Place::InsteadOfSource => ours || (!writing.has_written && at == entry.seq),
+                    Place::BesideSource => true,
+                }
+        } else {
+            kept.record.step.is_over()
+        };
+        if follows {
+            return Ok(());
+        }
+        Err(refused(
+            entry,
+            format!("the labels are at entry {at} of migration {}", kept.record.run),
+        ))
+    }
+
+    /// Refuses to go on without labels: the migration may be over, by another process, which takes them away.
+    async fn may_be_first(&self, writing: &Writing<'_>, place: Place) -> Result<()> {
+        let known = match place {
+            _ if matches!(writing.entry.event, Event::Began { .. }) => true,
+            Place::BesideSource => true,
+            Place::InsteadOfSource => writing.knows_it_is_gone,
+            // A source that was made again has none, and the target has them.
+            Place::Source => match self.find(&self.target, writing.entry.instance).await? {
+                Some(target) => match Kept::read(&target)? {
+                    Some(kept) => return self.must_follow(writing, &kept, place),
+                    None => false,
+                },
+                None => false,
+            },
+        };
+        if known {
+            return Ok(());
+        }
+        let what = match place {
+            Place::Source => "the labels of this migration are gone",
+            Place::InsteadOfSource | Place::BesideSource => {
+                "the source is gone, with the labels of this migration on it"
+            }
+        };
+        Err(refused(writing.entry, what))
+    }
+}
+
+/// An entry on its way to the labels.
+struct Writing<'a> {
+    entry: &'a Entry,
+    labels: &'a BTreeMap<&'static str, String>,
+    /// This process has written to this migration before.
+    has_written: bool,
+    /// This migration has deleted the source, or may have, as was known before this entry.
+    knows_it_is_gone: bool,
+}
+
+/// Which labels are written.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Those that count, as long as the source is there.
+    Source,
+    /// The target's, when there is no source: then they count.
+    InsteadOfSource,
+    /// The target's, after the source's: they count when the source is gone.
+    BesideSource,
+}
+
+fn refused(entry: &Entry, why: impl Into<String>) -> Error {
+    Error::conflict(["journal"], why)
+        .with_instance(entry.instance)
+        .with_operation(OperationKind::Migrate)
+        .with_advice(
+            "another process works on this instance, or has ended its migration: end that process or let it finish, then \
+             look at the status",
+        )
 }
 
 /// The change of labels that makes the object hold exactly these of ours.
@@ -236,25 +329,30 @@ impl Journal for ObjectJournal {
         if same && !changes {
             return Ok(());
         }
-        let has_written = before.is_some_and(|before| before.get(RUN) == Some(&entry.run.to_string()));
-        let mut kept = self.write(&self.source, entry, &labels, has_written).await?;
-        if !kept || over {
-            // Without a source, and when all is over, the target's objects hold what there is to hold.
-            kept |= self.write(&self.target, entry, &labels, has_written).await?;
+        let deletes_source = matches!(
+            entry.event,
+            Event::Intends {
+                side: Side::Source,
+                mutation: Mutation::Delete,
+                ..
+            }
+        );
+        let writing = Writing {
+            entry,
+            labels: &labels,
+            has_written: before.is_some_and(|before| before.get(RUN) == Some(&entry.run.to_string())),
+            knows_it_is_gone: after.source_deleted && !deletes_source,
+        };
+        let kept = self.write_all(&writing, over, deletes_source).await;
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = kept {
+            // What the labels hold is not known, but whose they were is.
+            if let Some(before) = written.get_mut(&entry.instance) {
+                before.remove(STATE);
+            }
+            return Err(error);
         }
-        if !kept && !over {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                "neither side has the instance, so there is nothing to write the journal on",
-            )
-            .with_instance(entry.instance)
-            .with_operation(OperationKind::Migrate)
-            .with_advice("look at both platforms by hand; the data was not touched"));
-        }
-        self.written
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(entry.instance, labels);
+        written.insert(entry.instance, labels);
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ mod creation;
 mod downtime;
 mod holds;
 mod hooks;
+mod journal_races;
 mod moves;
 mod others;
 mod safety;
