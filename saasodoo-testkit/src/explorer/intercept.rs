@@ -17,6 +17,7 @@ use saasodoo_core::{
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::orders::{Orders, THEIRS};
 use super::schedule::{Deed, Mishap, Planned};
 use crate::memory::{MemoryOrchestrator, Trouble, Violation};
 
@@ -40,6 +41,10 @@ pub(super) struct State {
     /// Counts deeds and looks, to tell which came first.
     tick: u64,
     looked: BTreeMap<&'static str, u64>,
+    /// The look before the last one.
+    looked_before: BTreeMap<&'static str, u64>,
+    /// What was ordered on the source before that has to be seen before it is stopped.
+    must_see: u64,
     /// When somebody else last did something on a side, and what.
     deeds: BTreeMap<&'static str, (u64, Deed)>,
     /// Somebody else has opened a side, and the migration has not seen it closed since.
@@ -56,6 +61,10 @@ pub(super) struct State {
     changed: bool,
     /// The operator has accepted that this is lost.
     pub(super) lose_changes: bool,
+    /// What somebody else has ordered.
+    pub(super) orders: Orders,
+    /// When somebody else has made an instance of theirs on the target.
+    made_by_others: Option<u64>,
     /// So many violations have been judged.
     violations: usize,
     /// What happened and what was seen, whatever it is called in the schedule: two schedules with the same of it are the
@@ -112,17 +121,24 @@ impl Stage {
         self.side(side).get(self.id()).await.ok()
     }
 
-    /// Two writers are nobody's fault but ours, unless somebody else has opened a side and it was not seen closed since.
+    /// Two writers are nobody's fault but ours, unless somebody else has opened the side of one of them and it was not seen
+    /// closed since.
     pub(super) fn judge_violations(&self) {
         let violations = self.source.violations();
         let mut state = self.state();
-        let theirs = !state.opened.is_empty();
-        let new: Vec<String> = violations
-            .iter()
-            .skip(state.violations)
-            .filter(|violation| !(theirs && matches!(violation, Violation::TwoWriters { .. })))
-            .map(ToString::to_string)
-            .collect();
+        let opened = |side: Side| {
+            state
+                .opened
+                .contains_key(side.as_str())
+                .then(|| self.side(side).backend())
+        };
+        let theirs: Vec<BackendKind> = [Side::Source, Side::Target].into_iter().filter_map(opened).collect();
+        let explained = |violation: &Violation| match violation {
+            Violation::TwoWriters { writers, .. } => writers.iter().any(|writer| theirs.contains(&writer.backend)),
+            _ => false,
+        };
+        let new = violations.iter().skip(state.violations);
+        let new: Vec<String> = new.filter(|new| !explained(new)).map(ToString::to_string).collect();
         state.violations = violations.len();
         state.broken.extend(new);
     }
@@ -182,6 +198,40 @@ impl Stage {
                 "the {side} is started while the {other} is open (point {point})"
             ));
         }
+    }
+
+    /// Before the migration deletes the target: what somebody else has made there, and it has seen, is not its to delete.
+    async fn check_delete(&self, side: Side) {
+        if side == Side::Source || self.observe(side).await.is_none_or(|there| !is_theirs(&there)) {
+            return;
+        }
+        let mut state = self.state();
+        let looked = state.looked.get(side.as_str()).copied().unwrap_or(0);
+        if state.made_by_others.is_some_and(|made| made < looked) {
+            let point = state.point;
+            let what = format!("what somebody else has made on the {side} is deleted (point {point})");
+            state.broken.push(what);
+        }
+    }
+
+    /// The migration comes to stop the source: whatever was ordered there until now it has to see before it does.
+    async fn comes_to_stop(&self, is_touched: bool) {
+        let up = |there: Instance| there.facts.desired > 0 && there.facts.hold.is_none();
+        if is_touched && !self.observe(Side::Source).await.is_some_and(up) {
+            return;
+        }
+        let mut state = self.state();
+        state.tick += 1;
+        state.must_see = state.tick;
+    }
+
+    /// Before the migration stops the source. The last look there only asks whether it is stopped already, so what was
+    /// ordered right before that look counts as unseen.
+    fn check_stop(&self) {
+        let mut state = self.state();
+        let looked = state.looked_before.get(Side::Source.as_str()).copied().unwrap_or(0);
+        let seen = looked.max(state.must_see);
+        state.orders.source_is_stopped(seen);
     }
 
     /// Whether somebody else has opened a side that the migration has not seen closed since.
@@ -245,7 +295,9 @@ impl Stage {
                 None
             }
             Some(Mishap::NotFound(side)) => {
-                self.state().not_found.push(side);
+                let mut state = self.state();
+                state.not_found.push(side);
+                state.orders.forget_target();
                 None
             }
             other => other,
@@ -270,7 +322,7 @@ impl Stage {
                 true
             }
             Deed::CreateOther => {
-                let spec = self.spec.clone().with_display_name("somebody else's");
+                let spec = self.spec.clone().with_display_name(THEIRS);
                 platform.create(&spec, CreateOptions::new().stopped()).await.is_ok()
             }
             Deed::Change => match "saasodoo/odoo-stub:18".parse() {
@@ -285,14 +337,15 @@ impl Stage {
         self.behave(format!("{deed:?} on the {side}: {done}"));
         if done {
             let opened = !was_open && self.is_open(side).await;
-            self.remember(side, deed, opened);
+            let left = self.observe(side).await;
+            self.remember(side, deed, opened, left.as_ref());
         }
         self.check("somebody else's deed").await;
     }
 }
 
 impl Stage {
-    fn remember(&self, side: Side, deed: Deed, opened: bool) {
+    fn remember(&self, side: Side, deed: Deed, opened: bool, left: Option<&Instance>) {
         let mut state = self.state();
         state.tick += 1;
         let tick = state.tick;
@@ -303,7 +356,15 @@ impl Stage {
         if deed == Deed::Change && side == Side::Target && state.committed {
             state.changed = true;
         }
+        if deed == Deed::CreateOther && side == Side::Target {
+            state.made_by_others = Some(tick);
+        }
+        state.orders.given(side, deed, left, tick);
     }
+}
+
+fn is_theirs(instance: &Instance) -> bool {
+    instance.spec.display_name == THEIRS
 }
 
 /// The process that runs the migration is gone: whatever it was doing ends here.
@@ -382,7 +443,9 @@ impl Seen {
             let mut state = stage.state();
             state.tick += 1;
             let tick = state.tick;
-            state.looked.insert(self.side.as_str(), tick);
+            if let Some(before) = state.looked.insert(self.side.as_str(), tick) {
+                state.looked_before.insert(self.side.as_str(), before);
+            }
         } else {
             stage.check(&what).await;
         }
@@ -455,6 +518,9 @@ impl InstanceOrchestrator for Seen {
         if power == Power::Start {
             self.stage.check_start(self.side).await;
         }
+        if power == Power::Suspend && self.side == Side::Source {
+            self.stage.check_stop();
+        }
         self.call(power.as_str(), false, move |platform| async move {
             platform.set_power(id, power).await
         })
@@ -462,6 +528,7 @@ impl InstanceOrchestrator for Seen {
     }
 
     async fn delete(&self, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
+        self.stage.check_delete(self.side).await;
         self.call("delete", false, move |platform| async move {
             platform.delete(id, options).await
         })
@@ -530,6 +597,32 @@ pub(super) struct SeenJournal {
     pub(super) inner: Arc<dyn Journal>,
 }
 
+impl SeenJournal {
+    async fn write(&self, entry: &Entry, after: &Record) -> Result<()> {
+        self.inner.append(entry, after).await?;
+        self.stage.state().orders.written(entry, after);
+        if let Event::StepBegan { step: Step::StopSource } = entry.event {
+            self.stage.comes_to_stop(after.source_touched).await;
+        }
+        let commits = matches!(
+            entry.event,
+            Event::StepEnded {
+                step: Step::Commit,
+                signal: Signal::Done,
+                ..
+            }
+        );
+        if commits && let Some(target) = self.stage.observe(Side::Target).await {
+            let mut state = self.stage.state();
+            if let Some(wanted) = state.orders.lost_by_commit(&target) {
+                let what = format!("{wanted:?} was ordered on the source before it was stopped, and is lost");
+                state.broken.push(what);
+            }
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Journal for SeenJournal {
     async fn load(&self, instance: InstanceId) -> Result<Option<Record>> {
@@ -579,19 +672,19 @@ impl Journal for SeenJournal {
         match self.stage.arrive(&format!("journal {:?}", after.step)).await {
             Some(Mishap::CrashBefore) => die(&self.stage).await,
             Some(Mishap::CrashAfter | Mishap::CrashAndLate(_)) => {
-                self.inner.append(entry, after).await?;
+                self.write(entry, after).await?;
                 die(&self.stage).await
             }
             Some(Mishap::LostAnswer | Mishap::Late(_)) => {
-                self.inner.append(entry, after).await?;
+                self.write(entry, after).await?;
                 failed(Retry::OutcomeUnknown)
             }
             Some(Mishap::Fails | Mishap::Refused | Mishap::Outage(_)) => failed(Retry::After(None)),
             Some(Mishap::Slow(by)) => {
                 tokio::time::sleep(by).await;
-                self.inner.append(entry, after).await
+                self.write(entry, after).await
             }
-            _ => self.inner.append(entry, after).await,
+            _ => self.write(entry, after).await,
         }
     }
 }

@@ -307,6 +307,16 @@ impl Play<'_> {
                         record.step, instance.status
                     ));
                 }
+                let owed = stage.state().orders.owed().filter(|_| home == Side::Source);
+                if let Some(owed) = owed
+                    && instance.status != owed
+                    && !deeds_at_home
+                {
+                    broken.push(format!(
+                        "{owed} was ordered on the target before the way back, and the source is {}",
+                        instance.status
+                    ));
+                }
             }
             None if deeds_at_home => {}
             None => broken.push(format!("it is {}, and the {home} has nothing", record.step)),
