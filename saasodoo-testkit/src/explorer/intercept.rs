@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use saasodoo_core::migration::{Entry, Event, Journal, Probe, Record, RouteSwitch, Side, Signal, Step};
+use saasodoo_core::migration::Side;
 use saasodoo_core::{
     BackendKind, Capabilities, CreateOptions, DeleteOptions, Deleted, EnsureOutcome, Ensured, Error, ErrorKind, Health,
     Instance, InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt,
-    InstanceSpec, LogLine, LogOptions, Operation, OperationKind, Plan, Power, Result, Retry, UpdateOptions,
+    InstanceSpec, LogLine, LogOptions, Operation, Plan, Power, Result, UpdateOptions,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -40,7 +40,7 @@ pub(super) struct State {
     outages: BTreeMap<&'static str, Instant>,
     /// Counts deeds and looks, to tell which came first.
     tick: u64,
-    looked: BTreeMap<&'static str, u64>,
+    pub(super) looked: BTreeMap<&'static str, u64>,
     /// The look before the last one.
     looked_before: BTreeMap<&'static str, u64>,
     /// What was ordered on the source before that has to be seen before it is stopped.
@@ -50,15 +50,15 @@ pub(super) struct State {
     /// Somebody else has opened a side, and the migration has not seen it closed since.
     opened: BTreeMap<&'static str, u64>,
     /// The look at which the tenant was seen at home: running on the source again, or committed on the target.
-    arrived: BTreeMap<&'static str, u64>,
+    pub(super) arrived: BTreeMap<&'static str, u64>,
     /// Sides whose instance is not found, though it is there.
     not_found: Vec<Side>,
     /// Where visitors are sent.
-    routed_to_target: bool,
+    pub(super) routed_to_target: bool,
     /// It was committed at some time.
     pub(super) committed: bool,
     /// Somebody has changed the target since then.
-    changed: bool,
+    pub(super) changed: bool,
     /// The operator has accepted that this is lost.
     pub(super) lose_changes: bool,
     /// What somebody else has ordered.
@@ -165,7 +165,7 @@ impl Stage {
         }
     }
 
-    fn behave(&self, what: String) {
+    pub(super) fn behave(&self, what: String) {
         self.state().behaviour.push(what);
     }
 
@@ -215,7 +215,7 @@ impl Stage {
     }
 
     /// The migration comes to stop the source: whatever was ordered there until now it has to see before it does.
-    async fn comes_to_stop(&self, is_touched: bool) {
+    pub(super) async fn comes_to_stop(&self, is_touched: bool) {
         let up = |there: Instance| there.facts.desired > 0 && there.facts.hold.is_none();
         if is_touched && !self.observe(Side::Source).await.is_some_and(up) {
             return;
@@ -262,7 +262,7 @@ impl Stage {
     }
 
     /// The next point: its mishap, if one is planned there.
-    async fn arrive(&self, what: &str) -> Option<Mishap> {
+    pub(super) async fn arrive(&self, what: &str) -> Option<Mishap> {
         let mishap = {
             let mut state = self.state();
             state.point += 1;
@@ -368,7 +368,7 @@ fn is_theirs(instance: &Instance) -> bool {
 }
 
 /// The process that runs the migration is gone: whatever it was doing ends here.
-async fn die<T>(stage: &Stage) -> T {
+pub(super) async fn die<T>(stage: &Stage) -> T {
     stage.behave("died".to_owned());
     stage.crash.notify_one();
     std::future::pending().await
@@ -587,160 +587,5 @@ impl InstanceOrchestrator for Seen {
             health.push("reachable", saasodoo_core::HealthState::Failed, error.to_string());
             health
         })
-    }
-}
-
-/// The journal as the migration sees it: its entries are points too.
-#[derive(Debug)]
-pub(super) struct SeenJournal {
-    pub(super) stage: Arc<Stage>,
-    pub(super) inner: Arc<dyn Journal>,
-}
-
-impl SeenJournal {
-    async fn write(&self, entry: &Entry, after: &Record) -> Result<()> {
-        self.inner.append(entry, after).await?;
-        self.stage.state().orders.written(entry, after);
-        if let Event::StepBegan { step: Step::StopSource } = entry.event {
-            self.stage.comes_to_stop(after.source_touched).await;
-        }
-        let commits = matches!(
-            entry.event,
-            Event::StepEnded {
-                step: Step::Commit,
-                signal: Signal::Done,
-                ..
-            }
-        );
-        if commits && let Some(target) = self.stage.observe(Side::Target).await {
-            let mut state = self.stage.state();
-            if let Some(wanted) = state.orders.lost_by_commit(&target) {
-                let what = format!("{wanted:?} was ordered on the source before it was stopped, and is lost");
-                state.broken.push(what);
-            }
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Journal for SeenJournal {
-    async fn load(&self, instance: InstanceId) -> Result<Option<Record>> {
-        self.inner.load(instance).await
-    }
-
-    async fn load_all(&self) -> Result<Vec<Record>> {
-        self.inner.load_all().await
-    }
-
-    async fn append(&self, entry: &Entry, after: &Record) -> Result<()> {
-        if let Event::StepEnded {
-            step: Step::Committed,
-            signal: Signal::Rollback,
-            ..
-        } = &entry.event
-        {
-            let unseen = self.stage.unseen_deed(Side::Target).is_some();
-            let image = |instance: Option<Instance>| instance.map(|instance| instance.spec.image);
-            let on_source = image(self.stage.observe(Side::Source).await);
-            // What was changed on a target that is deleted went with it, as the operator who accepts that knows.
-            let on_target = image(self.stage.observe(Side::Target).await);
-            let differs = on_target.is_some() && on_source != on_target;
-            let mut state = self.stage.state();
-            if state.changed && differs && !state.lose_changes && !unseen {
-                state
-                    .broken
-                    .push("what was changed since the commit is lost without a word".to_owned());
-            }
-        }
-        self.stage.state().committed |= after.step == Step::Committed;
-        let arrived = match (after.step, &entry.event) {
-            (Step::RestoreRoute, Event::StepEnded { .. }) => Some(Side::Source),
-            (Step::Committed, _) => Some(Side::Target),
-            _ => None,
-        };
-        if let Some(side) = arrived {
-            let mut state = self.stage.state();
-            let looked = state.looked.get(side.as_str()).copied().unwrap_or(0);
-            state.arrived.entry(side.as_str()).or_insert(looked);
-        }
-        let failed = |retry| {
-            Err(Error::new(ErrorKind::Unavailable, "the journal does not take it")
-                .with_operation(OperationKind::Migrate)
-                .with_retry(retry))
-        };
-        match self.stage.arrive(&format!("journal {:?}", after.step)).await {
-            Some(Mishap::CrashBefore) => die(&self.stage).await,
-            Some(Mishap::CrashAfter | Mishap::CrashAndLate(_)) => {
-                self.write(entry, after).await?;
-                die(&self.stage).await
-            }
-            Some(Mishap::LostAnswer | Mishap::Late(_)) => {
-                self.write(entry, after).await?;
-                failed(Retry::OutcomeUnknown)
-            }
-            Some(Mishap::Fails | Mishap::Refused | Mishap::Outage(_)) => failed(Retry::After(None)),
-            Some(Mishap::Slow(by)) => {
-                tokio::time::sleep(by).await;
-                self.write(entry, after).await
-            }
-            _ => self.write(entry, after).await,
-        }
-    }
-}
-
-/// The hooks as the migration sees them: each call is a point.
-#[derive(Debug)]
-pub(super) struct Hooks(pub(super) Arc<Stage>);
-
-impl Hooks {
-    /// `done` is what the call does, if it gets there.
-    async fn call(&self, what: &str, done: impl FnOnce(&mut State) + Send) -> Result<()> {
-        let stage = &self.0;
-        let failed = || Err(Error::new(ErrorKind::Unavailable, "the hook fails"));
-        match stage.arrive(what).await {
-            Some(Mishap::CrashBefore) => die(stage).await,
-            Some(Mishap::CrashAfter | Mishap::CrashAndLate(_)) => {
-                done(&mut stage.state());
-                die(stage).await
-            }
-            Some(Mishap::Fails | Mishap::Refused | Mishap::Late(_) | Mishap::Outage(_)) => {
-                stage.behave("fails".to_owned());
-                failed()
-            }
-            Some(Mishap::LostAnswer) => {
-                done(&mut stage.state());
-                stage.behave("fails".to_owned());
-                failed()
-            }
-            Some(Mishap::Slow(by)) => {
-                tokio::time::sleep(by).await;
-                stage.behave("slow".to_owned());
-                done(&mut stage.state());
-                Ok(())
-            }
-            _ => {
-                done(&mut stage.state());
-                Ok(())
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Probe for Hooks {
-    async fn probe(&self, _instance: &Instance) -> Result<()> {
-        self.call("the probe", |_| {}).await
-    }
-}
-
-#[async_trait]
-impl RouteSwitch for Hooks {
-    async fn switch(&self, _instance: &Instance, to: Side) -> Result<()> {
-        let target = to == Side::Target;
-        self.call(&format!("visitors to the {to}"), |state| {
-            state.routed_to_target = target
-        })
-        .await
     }
 }

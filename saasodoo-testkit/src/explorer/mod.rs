@@ -17,6 +17,7 @@
 //! - the migration ends committed or rolled back, with the tenant in the power state it had, on exactly one side.
 
 mod divergence;
+mod hooks;
 mod intercept;
 mod orders;
 mod play;

@@ -12,7 +12,8 @@ use saasodoo_core::migration::{
 };
 use saasodoo_core::{BackendKind, DynOrchestrator, Error, ErrorKind, InstanceOrchestratorExt, InstanceStatus, Result};
 
-use super::intercept::{Hooks, Seen, SeenJournal, Stage};
+use super::hooks::{Hooks, SeenJournal};
+use super::intercept::{Seen, Stage};
 use super::schedule::{Deed, Mishap, Schedule, Story};
 use crate::fixtures;
 use crate::memory::{MemoryOrchestrator, Trouble};
