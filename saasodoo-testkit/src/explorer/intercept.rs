@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use saasodoo_core::migration::{Entry, Event, Journal, Probe, Record, RouteSwitch, Side, Signal, Step};
+use saasodoo_core::migration::Side;
 use saasodoo_core::{
     BackendKind, Capabilities, CreateOptions, DeleteOptions, Deleted, EnsureOutcome, Ensured, Error, ErrorKind, Health,
     Instance, InstanceChange, InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt,
-    InstanceSpec, LogLine, LogOptions, Operation, OperationKind, Plan, Power, Result, Retry, UpdateOptions,
+    InstanceSpec, LogLine, LogOptions, Operation, Plan, Power, Result, UpdateOptions,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::orders::{Orders, THEIRS};
 use super::schedule::{Deed, Mishap, Planned};
 use crate::memory::{MemoryOrchestrator, Trouble, Violation};
 
@@ -39,23 +40,31 @@ pub(super) struct State {
     outages: BTreeMap<&'static str, Instant>,
     /// Counts deeds and looks, to tell which came first.
     tick: u64,
-    looked: BTreeMap<&'static str, u64>,
+    pub(super) looked: BTreeMap<&'static str, u64>,
+    /// The look before the last one.
+    looked_before: BTreeMap<&'static str, u64>,
+    /// What was ordered on the source before that has to be seen before it is stopped.
+    must_see: u64,
     /// When somebody else last did something on a side, and what.
     deeds: BTreeMap<&'static str, (u64, Deed)>,
     /// Somebody else has opened a side, and the migration has not seen it closed since.
     opened: BTreeMap<&'static str, u64>,
     /// The look at which the tenant was seen at home: running on the source again, or committed on the target.
-    arrived: BTreeMap<&'static str, u64>,
+    pub(super) arrived: BTreeMap<&'static str, u64>,
     /// Sides whose instance is not found, though it is there.
     not_found: Vec<Side>,
     /// Where visitors are sent.
-    routed_to_target: bool,
+    pub(super) routed_to_target: bool,
     /// It was committed at some time.
     pub(super) committed: bool,
     /// Somebody has changed the target since then.
-    changed: bool,
+    pub(super) changed: bool,
     /// The operator has accepted that this is lost.
     pub(super) lose_changes: bool,
+    /// What somebody else has ordered.
+    pub(super) orders: Orders,
+    /// When somebody else has made an instance of theirs on the target.
+    made_by_others: Option<u64>,
     /// So many violations have been judged.
     violations: usize,
     /// What happened and what was seen, whatever it is called in the schedule: two schedules with the same of it are the
@@ -112,17 +121,24 @@ impl Stage {
         self.side(side).get(self.id()).await.ok()
     }
 
-    /// Two writers are nobody's fault but ours, unless somebody else has opened a side and it was not seen closed since.
+    /// Two writers are nobody's fault but ours, unless somebody else has opened the side of one of them and it was not seen
+    /// closed since.
     pub(super) fn judge_violations(&self) {
         let violations = self.source.violations();
         let mut state = self.state();
-        let theirs = !state.opened.is_empty();
-        let new: Vec<String> = violations
-            .iter()
-            .skip(state.violations)
-            .filter(|violation| !(theirs && matches!(violation, Violation::TwoWriters { .. })))
-            .map(ToString::to_string)
-            .collect();
+        let opened = |side: Side| {
+            state
+                .opened
+                .contains_key(side.as_str())
+                .then(|| self.side(side).backend())
+        };
+        let theirs: Vec<BackendKind> = [Side::Source, Side::Target].into_iter().filter_map(opened).collect();
+        let explained = |violation: &Violation| match violation {
+            Violation::TwoWriters { writers, .. } => writers.iter().any(|writer| theirs.contains(&writer.backend)),
+            _ => false,
+        };
+        let new = violations.iter().skip(state.violations);
+        let new: Vec<String> = new.filter(|new| !explained(new)).map(ToString::to_string).collect();
         state.violations = violations.len();
         state.broken.extend(new);
     }
@@ -149,7 +165,7 @@ impl Stage {
         }
     }
 
-    fn behave(&self, what: String) {
+    pub(super) fn behave(&self, what: String) {
         self.state().behaviour.push(what);
     }
 
@@ -184,6 +200,40 @@ impl Stage {
         }
     }
 
+    /// Before the migration deletes the target: what somebody else has made there, and it has seen, is not its to delete.
+    async fn check_delete(&self, side: Side) {
+        if side == Side::Source || self.observe(side).await.is_none_or(|there| !is_theirs(&there)) {
+            return;
+        }
+        let mut state = self.state();
+        let looked = state.looked.get(side.as_str()).copied().unwrap_or(0);
+        if state.made_by_others.is_some_and(|made| made < looked) {
+            let point = state.point;
+            let what = format!("what somebody else has made on the {side} is deleted (point {point})");
+            state.broken.push(what);
+        }
+    }
+
+    /// The migration comes to stop the source: whatever was ordered there until now it has to see before it does.
+    pub(super) async fn comes_to_stop(&self, is_touched: bool) {
+        let up = |there: Instance| there.facts.desired > 0 && there.facts.hold.is_none();
+        if is_touched && !self.observe(Side::Source).await.is_some_and(up) {
+            return;
+        }
+        let mut state = self.state();
+        state.tick += 1;
+        state.must_see = state.tick;
+    }
+
+    /// Before the migration stops the source. The last look there only asks whether it is stopped already, so what was
+    /// ordered right before that look counts as unseen.
+    fn check_stop(&self) {
+        let mut state = self.state();
+        let looked = state.looked_before.get(Side::Source.as_str()).copied().unwrap_or(0);
+        let seen = looked.max(state.must_see);
+        state.orders.source_is_stopped(seen);
+    }
+
     /// Whether somebody else has opened a side that the migration has not seen closed since.
     pub(super) fn is_opened_by_others(&self, side: Side) -> bool {
         self.state().opened.contains_key(side.as_str())
@@ -212,7 +262,7 @@ impl Stage {
     }
 
     /// The next point: its mishap, if one is planned there.
-    async fn arrive(&self, what: &str) -> Option<Mishap> {
+    pub(super) async fn arrive(&self, what: &str) -> Option<Mishap> {
         let mishap = {
             let mut state = self.state();
             state.point += 1;
@@ -245,7 +295,9 @@ impl Stage {
                 None
             }
             Some(Mishap::NotFound(side)) => {
-                self.state().not_found.push(side);
+                let mut state = self.state();
+                state.not_found.push(side);
+                state.orders.forget_target();
                 None
             }
             other => other,
@@ -270,7 +322,7 @@ impl Stage {
                 true
             }
             Deed::CreateOther => {
-                let spec = self.spec.clone().with_display_name("somebody else's");
+                let spec = self.spec.clone().with_display_name(THEIRS);
                 platform.create(&spec, CreateOptions::new().stopped()).await.is_ok()
             }
             Deed::Change => match "saasodoo/odoo-stub:18".parse() {
@@ -285,14 +337,15 @@ impl Stage {
         self.behave(format!("{deed:?} on the {side}: {done}"));
         if done {
             let opened = !was_open && self.is_open(side).await;
-            self.remember(side, deed, opened);
+            let left = self.observe(side).await;
+            self.remember(side, deed, opened, left.as_ref());
         }
         self.check("somebody else's deed").await;
     }
 }
 
 impl Stage {
-    fn remember(&self, side: Side, deed: Deed, opened: bool) {
+    fn remember(&self, side: Side, deed: Deed, opened: bool, left: Option<&Instance>) {
         let mut state = self.state();
         state.tick += 1;
         let tick = state.tick;
@@ -303,11 +356,19 @@ impl Stage {
         if deed == Deed::Change && side == Side::Target && state.committed {
             state.changed = true;
         }
+        if deed == Deed::CreateOther && side == Side::Target {
+            state.made_by_others = Some(tick);
+        }
+        state.orders.given(side, deed, left, tick);
     }
 }
 
+fn is_theirs(instance: &Instance) -> bool {
+    instance.spec.display_name == THEIRS
+}
+
 /// The process that runs the migration is gone: whatever it was doing ends here.
-async fn die<T>(stage: &Stage) -> T {
+pub(super) async fn die<T>(stage: &Stage) -> T {
     stage.behave("died".to_owned());
     stage.crash.notify_one();
     std::future::pending().await
@@ -382,7 +443,9 @@ impl Seen {
             let mut state = stage.state();
             state.tick += 1;
             let tick = state.tick;
-            state.looked.insert(self.side.as_str(), tick);
+            if let Some(before) = state.looked.insert(self.side.as_str(), tick) {
+                state.looked_before.insert(self.side.as_str(), before);
+            }
         } else {
             stage.check(&what).await;
         }
@@ -455,6 +518,9 @@ impl InstanceOrchestrator for Seen {
         if power == Power::Start {
             self.stage.check_start(self.side).await;
         }
+        if power == Power::Suspend && self.side == Side::Source {
+            self.stage.check_stop();
+        }
         self.call(power.as_str(), false, move |platform| async move {
             platform.set_power(id, power).await
         })
@@ -462,6 +528,7 @@ impl InstanceOrchestrator for Seen {
     }
 
     async fn delete(&self, id: InstanceId, options: DeleteOptions) -> Result<Deleted> {
+        self.stage.check_delete(self.side).await;
         self.call("delete", false, move |platform| async move {
             platform.delete(id, options).await
         })
@@ -520,134 +587,5 @@ impl InstanceOrchestrator for Seen {
             health.push("reachable", saasodoo_core::HealthState::Failed, error.to_string());
             health
         })
-    }
-}
-
-/// The journal as the migration sees it: its entries are points too.
-#[derive(Debug)]
-pub(super) struct SeenJournal {
-    pub(super) stage: Arc<Stage>,
-    pub(super) inner: Arc<dyn Journal>,
-}
-
-#[async_trait]
-impl Journal for SeenJournal {
-    async fn load(&self, instance: InstanceId) -> Result<Option<Record>> {
-        self.inner.load(instance).await
-    }
-
-    async fn load_all(&self) -> Result<Vec<Record>> {
-        self.inner.load_all().await
-    }
-
-    async fn append(&self, entry: &Entry, after: &Record) -> Result<()> {
-        if let Event::StepEnded {
-            step: Step::Committed,
-            signal: Signal::Rollback,
-            ..
-        } = &entry.event
-        {
-            let unseen = self.stage.unseen_deed(Side::Target).is_some();
-            let image = |instance: Option<Instance>| instance.map(|instance| instance.spec.image);
-            let on_source = image(self.stage.observe(Side::Source).await);
-            // What was changed on a target that is deleted went with it, as the operator who accepts that knows.
-            let on_target = image(self.stage.observe(Side::Target).await);
-            let differs = on_target.is_some() && on_source != on_target;
-            let mut state = self.stage.state();
-            if state.changed && differs && !state.lose_changes && !unseen {
-                state
-                    .broken
-                    .push("what was changed since the commit is lost without a word".to_owned());
-            }
-        }
-        self.stage.state().committed |= after.step == Step::Committed;
-        let arrived = match (after.step, &entry.event) {
-            (Step::RestoreRoute, Event::StepEnded { .. }) => Some(Side::Source),
-            (Step::Committed, _) => Some(Side::Target),
-            _ => None,
-        };
-        if let Some(side) = arrived {
-            let mut state = self.stage.state();
-            let looked = state.looked.get(side.as_str()).copied().unwrap_or(0);
-            state.arrived.entry(side.as_str()).or_insert(looked);
-        }
-        let failed = |retry| {
-            Err(Error::new(ErrorKind::Unavailable, "the journal does not take it")
-                .with_operation(OperationKind::Migrate)
-                .with_retry(retry))
-        };
-        match self.stage.arrive(&format!("journal {:?}", after.step)).await {
-            Some(Mishap::CrashBefore) => die(&self.stage).await,
-            Some(Mishap::CrashAfter | Mishap::CrashAndLate(_)) => {
-                self.inner.append(entry, after).await?;
-                die(&self.stage).await
-            }
-            Some(Mishap::LostAnswer | Mishap::Late(_)) => {
-                self.inner.append(entry, after).await?;
-                failed(Retry::OutcomeUnknown)
-            }
-            Some(Mishap::Fails | Mishap::Refused | Mishap::Outage(_)) => failed(Retry::After(None)),
-            Some(Mishap::Slow(by)) => {
-                tokio::time::sleep(by).await;
-                self.inner.append(entry, after).await
-            }
-            _ => self.inner.append(entry, after).await,
-        }
-    }
-}
-
-/// The hooks as the migration sees them: each call is a point.
-#[derive(Debug)]
-pub(super) struct Hooks(pub(super) Arc<Stage>);
-
-impl Hooks {
-    /// `done` is what the call does, if it gets there.
-    async fn call(&self, what: &str, done: impl FnOnce(&mut State) + Send) -> Result<()> {
-        let stage = &self.0;
-        let failed = || Err(Error::new(ErrorKind::Unavailable, "the hook fails"));
-        match stage.arrive(what).await {
-            Some(Mishap::CrashBefore) => die(stage).await,
-            Some(Mishap::CrashAfter | Mishap::CrashAndLate(_)) => {
-                done(&mut stage.state());
-                die(stage).await
-            }
-            Some(Mishap::Fails | Mishap::Refused | Mishap::Late(_) | Mishap::Outage(_)) => {
-                stage.behave("fails".to_owned());
-                failed()
-            }
-            Some(Mishap::LostAnswer) => {
-                done(&mut stage.state());
-                stage.behave("fails".to_owned());
-                failed()
-            }
-            Some(Mishap::Slow(by)) => {
-                tokio::time::sleep(by).await;
-                stage.behave("slow".to_owned());
-                done(&mut stage.state());
-                Ok(())
-            }
-            _ => {
-                done(&mut stage.state());
-                Ok(())
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Probe for Hooks {
-    async fn probe(&self, _instance: &Instance) -> Result<()> {
-        self.call("the probe", |_| {}).await
-    }
-}
-
-#[async_trait]
-impl RouteSwitch for Hooks {
-    async fn switch(&self, _instance: &Instance, to: Side) -> Result<()> {
-        let target = to == Side::Target;
-        self.call(&format!("visitors to the {to}"), |state| {
-            state.routed_to_target = target
-        })
-        .await
     }
 }

@@ -10,11 +10,16 @@
 //! - no side is started while the other one was last seen open;
 //! - the tenant's data is there, and was never deleted;
 //! - what was changed on the target since the commit is not lost on the way back unless the operator accepts it;
+//! - what somebody else has made on the target is not deleted;
+//! - what was ordered on the source before it was stopped, and was to be seen, is so on the target at the commit;
+//! - what was ordered on the target before the way back began is so on the source at its end;
 //! - visitors are sent where the tenant is;
 //! - the migration ends committed or rolled back, with the tenant in the power state it had, on exactly one side.
 
 mod divergence;
+mod hooks;
 mod intercept;
+mod orders;
 mod play;
 mod scenario;
 mod schedule;
@@ -24,7 +29,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use saasodoo_core::migration::Step;
+use saasodoo_core::migration::{Side, Step};
 
 pub use divergence::assert_no_divergence;
 pub use play::{Outcome, play};
@@ -102,8 +107,8 @@ pub struct Explorer {
 }
 
 impl Explorer {
-    /// Plays until there were so many distinct schedules: two thirds of that number with one mishap, out of every mishap
-    /// at every point of every story, and then pairs of them.
+    /// Plays until there were so many distinct schedules: some that aim at what others order and make, up to two thirds of
+    /// that number with one mishap, out of every mishap at every point of every story, and then pairs of them.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self {
@@ -152,10 +157,12 @@ impl Explorer {
         }
         // Two thirds single mishaps, spread evenly when there are more; the rest pairs.
         let wanted = (self.most - self.most / 3).min(singles.len()).max(1);
-        let mut schedules: Vec<Schedule> = (0..wanted)
-            .filter_map(|at| singles.get(at * singles.len() / wanted).cloned())
-            .collect();
-        let mut seen: HashSet<Schedule> = schedules.iter().cloned().collect();
+        let mut schedules = aimed(points.get(&format!("{:?}", Story::Moves)).copied().unwrap_or(1));
+        schedules.truncate(wanted / 3);
+        let spread = wanted.saturating_sub(schedules.len());
+        schedules.extend((0..spread).filter_map(|at| singles.get(at * singles.len() / spread).cloned()));
+        let mut seen = HashSet::new();
+        schedules.retain(|schedule| seen.insert(schedule.clone()));
         let mut dice = Dice(self.seed);
         let mishaps = Mishap::all();
         let stories = Story::ALL;
@@ -217,6 +224,26 @@ impl Explorer {
         let (found, _) = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         found
     }
+}
+
+/// Where somebody else's orders and instances would be lost, which an even spread of few schedules may miss.
+fn aimed(length: u32) -> Vec<Schedule> {
+    let moves = Schedule::of(Story::Moves);
+    let by = |side, deed| Mishap::Competitor(side, deed);
+    let other = by(Side::Target, Deed::CreateOther);
+    let mut schedules: Vec<Schedule> = (1..=length / 3).map(|point| moves.clone().with(point, other)).collect();
+    for point in (1..=length).step_by(4) {
+        for (side, deed) in [
+            (Side::Source, Deed::Change),
+            (Side::Source, Deed::Suspend),
+            (Side::Target, Deed::Stop),
+        ] {
+            schedules.push(moves.clone().with(point, by(side, deed)));
+        }
+        let deleted = moves.clone().with(point, by(Side::Target, Deed::Delete));
+        schedules.push(deleted.with(point + 3, other));
+    }
+    schedules
 }
 
 /// A runtime of its own whose clock jumps to whatever comes next.

@@ -12,7 +12,8 @@ use saasodoo_core::migration::{
 };
 use saasodoo_core::{BackendKind, DynOrchestrator, Error, ErrorKind, InstanceOrchestratorExt, InstanceStatus, Result};
 
-use super::intercept::{Hooks, Seen, SeenJournal, Stage};
+use super::hooks::{Hooks, SeenJournal};
+use super::intercept::{Seen, Stage};
 use super::schedule::{Deed, Mishap, Schedule, Story};
 use crate::fixtures;
 use crate::memory::{MemoryOrchestrator, Trouble};
@@ -305,6 +306,16 @@ impl Play<'_> {
                     broken.push(format!(
                         "it is {}, and the {home} is {} instead of {wanted}",
                         record.step, instance.status
+                    ));
+                }
+                let owed = stage.state().orders.owed().filter(|_| home == Side::Source);
+                if let Some(owed) = owed
+                    && instance.status != owed
+                    && !deeds_at_home
+                {
+                    broken.push(format!(
+                        "{owed} was ordered on the target before the way back, and the source is {}",
+                        instance.status
                     ));
                 }
             }
