@@ -521,16 +521,21 @@ pub(super) fn creation(inventory: &Inventory, spec: InstanceSpec) -> Operation {
 /// What the source says about itself.
 pub(super) fn inventory_of(instance: &Instance, id: crate::InstanceId, m: &super::engine::Inner) -> Result<Inventory> {
     let data = m.locator.locate(instance)?;
-    let tenancy = match instance.facts.hold {
-        Some(Hold::Suspended) => Tenancy::Suspended,
-        _ if instance.facts.desired > 0 => Tenancy::Running,
-        _ => Tenancy::Stopped,
-    };
+    let tenancy = tenancy_of(instance);
     let mut spec = instance.spec.clone();
     // Objects of the guide's client carry eight digits only; the caller knows the whole id.
     spec.id = id;
     spec.labels.retain(|key, _| !super::journal_objects::is_ours(key));
     Ok(Inventory::new(instance.clone(), spec, data, tenancy))
+}
+
+/// The power state that somebody has given an instance.
+pub(super) fn tenancy_of(instance: &Instance) -> Tenancy {
+    match instance.facts.hold {
+        Some(Hold::Suspended) => Tenancy::Suspended,
+        _ if instance.facts.desired > 0 => Tenancy::Running,
+        _ => Tenancy::Stopped,
+    }
 }
 
 /// True when a parity table holds a difference that no rule explains.

@@ -372,6 +372,9 @@ impl<'a> Run<'a> {
                 },
                 Presence::Present(instance) => {
                     absent_since = None;
+                    if serving && side == Side::Source && !self.record.source_touched {
+                        self.same_power_as_inventoried(&instance)?;
+                    }
                     match closed(&instance) {
                         Ok(()) => {
                             self.mark_down(serving).await?;

@@ -1,6 +1,6 @@
 //! Whether the source is still what it was when the migration began: what somebody changed meanwhile must not be lost.
 
-use super::forward::inventory_of;
+use super::forward::{inventory_of, tenancy_of};
 use super::inventory::digest;
 use super::run::{Presence, Run, StepResult, Stop};
 use super::{Inventory, Side, Tenancy};
@@ -19,6 +19,16 @@ impl Run<'_> {
             ));
         }
         self.same_spec(&inventory, &now, &now.digest())
+    }
+
+    /// The very last look before the source is stopped: what somebody orders after the comparison is not undone either.
+    pub(super) fn same_power_as_inventoried(&self, source: &Instance) -> StepResult<()> {
+        if tenancy_of(source) != self.inventory()?.tenancy {
+            return Err(Stop::Fail(
+                self.interference(Side::Source, "has changed the power state"),
+            ));
+        }
+        Ok(())
     }
 
     fn same_spec(&self, inventory: &Inventory, now: &Inventory, digest: &str) -> StepResult<()> {

@@ -41,8 +41,6 @@ pub(super) struct State {
     /// Counts deeds and looks, to tell which came first.
     tick: u64,
     pub(super) looked: BTreeMap<&'static str, u64>,
-    /// The look before the last one.
-    looked_before: BTreeMap<&'static str, u64>,
     /// What was ordered on the source before that has to be seen before it is stopped.
     must_see: u64,
     /// When somebody else last did something on a side, and what.
@@ -225,11 +223,10 @@ impl Stage {
         state.must_see = state.tick;
     }
 
-    /// Before the migration stops the source. The last look there only asks whether it is stopped already, so what was
-    /// ordered right before that look counts as unseen.
+    /// Before the migration stops the source: what was ordered before its last look there must not be lost.
     fn check_stop(&self) {
         let mut state = self.state();
-        let looked = state.looked_before.get(Side::Source.as_str()).copied().unwrap_or(0);
+        let looked = state.looked.get(Side::Source.as_str()).copied().unwrap_or(0);
         let seen = looked.max(state.must_see);
         state.orders.source_is_stopped(seen);
     }
@@ -443,9 +440,7 @@ impl Seen {
             let mut state = stage.state();
             state.tick += 1;
             let tick = state.tick;
-            if let Some(before) = state.looked.insert(self.side.as_str(), tick) {
-                state.looked_before.insert(self.side.as_str(), before);
-            }
+            state.looked.insert(self.side.as_str(), tick);
         } else {
             stage.check(&what).await;
         }

@@ -61,8 +61,8 @@ impl Orders {
             Side::Source => {
                 self.on_source = match deed {
                     Deed::Delete | Deed::CreateOther => None,
-                    // Of the migration's own suspension.
-                    Deed::Resume if self.source_stopped => None,
+                    // Of the migration's own suspension. An order to stop changes nothing then, and nobody can know of it.
+                    Deed::Resume | Deed::Stop | Deed::Suspend if self.source_stopped => None,
                     _ => left.map(|left| (tick, Wanted::of(left))),
                 };
                 // Whoever orders something there while it lives on the target takes it back by hand.
