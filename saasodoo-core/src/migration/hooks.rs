@@ -266,7 +266,8 @@ impl RouteSwitch for NoRoute {
     }
 }
 
-/// Several switches, in this order.
+/// Several switches, in this order. A [`PlacementSwitch`] comes last: the service may change the tenant on the other side as soon
+/// as it says so, and a switch after it may still fail.
 #[async_trait]
 impl RouteSwitch for Vec<Arc<dyn RouteSwitch>> {
     async fn switch(&self, instance: &Instance, to: Side) -> Result<()> {
