@@ -259,6 +259,13 @@ fn a_file_that_is_no_good_is_said_with_its_option() {
         assert!(answer.err.contains(says), "{arguments:?}: {answer:?}");
         assert!(!bed.state().exists(), "nothing was begun");
     }
+    // The password in the place of its map.
+    std::fs::write(path("list"), format!("{{\"{}\": \"hunter2\"}}", id(1))).expect("written");
+    let answer = bed.call(&["--secrets", &list, "run"]);
+    assert!(
+        answer.err.contains("line 1, column ") && !answer.err.contains("hunter2"),
+        "{answer:?}"
+    );
     std::fs::write(bed.state(), "").expect("written");
     let answer = bed.call(&["status"]);
     assert!(answer.err.contains("give the directory"), "{answer:?}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use saasodoo_core::migration::{
     FileJournal, HttpProbe, Journal, KnownSecrets, MigrationConfig, Migrator, MigratorBuilder, Record, RecordedData,
     RootedData,
@@ -119,9 +119,14 @@ fn secrets(settings: &Settings, platforms: &Platforms, records: &[Record]) -> Re
         return Ok(platforms.specs.clone());
     };
     let text = std::fs::read_to_string(path).with_context(|| format!("reading --secrets {}", path.display()))?;
-    let given: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(&text).with_context(|| {
+    // What is wrong is not shown: it may be a password.
+    let given: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(&text).map_err(|error| {
         let wanted = r#"{"<id>": {"database_password": "…", "admin_password": "…"}}"#;
-        format!("--secrets {}: this is expected: {wanted}", path.display())
+        let (line, column) = (error.line(), error.column());
+        anyhow!(
+            "--secrets {}: line {line}, column {column}: this is expected: {wanted}",
+            path.display()
+        )
     })?;
     let mut specs = Vec::new();
     for (id, secrets) in given {
