@@ -1,6 +1,6 @@
 //! Whether the source is still what it was when the migration began: what somebody changed meanwhile must not be lost.
 
-use super::forward::{inventory_of, tenancy_of};
+use super::forward::{brief, inventory_of, tenancy_of};
 use super::inventory::digest;
 use super::run::{Presence, Run, StepResult, Stop};
 use super::{Inventory, Side, Tenancy};
@@ -58,7 +58,14 @@ impl Run<'_> {
             return Ok(());
         };
         let inventory = self.inventory()?;
-        let now = inventory_of(&source, self.id(), self.m)?;
+        let now = match inventory_of(&source, self.id(), self.m) {
+            Ok(now) => now,
+            Err(error) => {
+                return self
+                    .note(format!("the source cannot be compared: {}", brief(&error)))
+                    .await;
+            }
+        };
         let not_there = target.spec.diff(&now.spec);
         let known = !inventory.spec.diff(&now.spec).is_empty();
         let mut lost = changes(&inventory, &now, &as_before(&inventory, &now));

@@ -1,10 +1,12 @@
 //! What others do to the tenant meanwhile is neither lost nor undone.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures::StreamExt as _;
-use saasodoo_core::migration::{Event, Side, Step, Wave, WaveOptions};
+use saasodoo_core::migration::{DataLocator, Event, Side, Step, Wave, WaveOptions};
 use saasodoo_core::{
-    Bytes, CreateOptions, DataPolicy, DeleteOptions, InstanceChange, InstanceOrchestratorExt as _, InstanceStatus,
-    OperationKind, UpdateOptions,
+    BackendKind, Bytes, CreateOptions, DataPath, DataPolicy, DeleteOptions, Error, ErrorKind, Instance, InstanceChange,
+    InstanceOrchestratorExt as _, InstanceStatus, OperationKind, Result, UpdateOptions,
 };
 use saasodoo_testkit::memory::{Fault, FaultPlan, Trouble};
 
@@ -83,6 +85,45 @@ async fn a_change_behind_the_fence_is_written_down_unless_the_target_has_it() {
         let told = record.notes.iter().any(|told| told.starts_with(note));
         assert_eq!(told, !on_both, "{:?}", record.notes);
     }
+}
+
+/// Finds the data on either side, until it is told that the source's is somewhere else.
+#[derive(Debug)]
+struct Elsewhere(Arc<AtomicBool>, RootedData);
+
+impl DataLocator for Elsewhere {
+    fn locate(&self, instance: &Instance) -> Result<DataPath> {
+        if self.0.load(Ordering::SeqCst) && instance.backend == BackendKind::Swarm {
+            return Err(Error::new(ErrorKind::StorageMissing, "the data is somewhere else"));
+        }
+        self.1.locate(instance)
+    }
+}
+
+/// Somebody has edited the suspended source by hand: that takes nobody down who is well on the target.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_cannot_be_understood_any_more_is_written_down_at_the_commit() {
+    let (scenario, spec, _) = one().await;
+    let elsewhere = Arc::new(AtomicBool::new(false));
+    let locator = Elsewhere(elsewhere.clone(), RootedData::under(ROOT));
+    let migrator = scenario
+        .migrator()
+        .config(quick())
+        .data_locator(Arc::new(locator))
+        .build();
+    let baking = migrator.clone();
+    tokio::spawn(async move {
+        when(&baking, |event| matches!(event, Event::Baking { .. })).await;
+        elsewhere.store(true, Ordering::SeqCst);
+    });
+    let record = migrate(&migrator, spec.id).await;
+    assert_eq!(record.step, Step::Committed, "{:?}", record.failure);
+    let note = "the source cannot be compared: the data is somewhere else";
+    assert!(
+        record.notes.iter().any(|told| told.starts_with(note)),
+        "{:?}",
+        record.notes
+    );
 }
 
 /// The way back would start a tenant that somebody has deleted for good.
