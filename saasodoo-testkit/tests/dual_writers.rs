@@ -10,7 +10,7 @@ use saasodoo_core::dual::{
 use saasodoo_core::migration::{Control, Force, RootedData};
 use saasodoo_core::{
     BackendKind, Bytes, CreateOptions, Facts, Instance, InstanceFilter, InstanceId, InstanceOrchestrator,
-    InstanceOrchestratorExt, Provenance,
+    InstanceOrchestratorExt, InstanceSpec, Provenance,
 };
 use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::fixtures;
@@ -89,6 +89,15 @@ async fn a_mirrored_copy_that_runs_is_reported() {
     }
 }
 
+/// The instance, on both sides and running.
+async fn both_run(primary: &MemoryOrchestrator, secondary: &MemoryOrchestrator, spec: &InstanceSpec) {
+    for side in [primary, secondary] {
+        side.create_and_wait(spec, Duration::from_secs(60))
+            .await
+            .expect("created");
+    }
+}
+
 /// Two fleets on data of their own are only looked at, until it is recorded where a tenant lives.
 #[tokio::test(start_paused = true)]
 async fn two_that_run_on_their_own_data_are_two_writers_only_where_one_place_is_recorded() {
@@ -96,11 +105,7 @@ async fn two_that_run_on_their_own_data_are_two_writers_only_where_one_place_is_
         let (primary, secondary) = pair();
         let sink = Arc::new(MemorySink::new());
         let spec = fixtures::spec("acme");
-        for side in [&primary, &secondary] {
-            side.create_and_wait(&spec, Duration::from_secs(60))
-                .await
-                .expect("created");
-        }
+        both_run(&primary, &secondary, &spec).await;
         let placement = MemoryPlacement::of(recorded.then_some((spec.id, Place::Secondary)));
         let dual = builder(&primary, &secondary, &sink)
             .policy(Policy::Observe)
@@ -143,11 +148,7 @@ async fn a_divergence_says_on_which_side_the_instance_lives() {
     let (primary, secondary) = pair();
     let sink = Arc::new(MemorySink::new());
     let spec = fixtures::spec("acme");
-    for side in [&primary, &secondary] {
-        side.create_and_wait(&spec, Duration::from_secs(60))
-            .await
-            .expect("created");
-    }
+    both_run(&primary, &secondary, &spec).await;
     secondary
         .edit_by_hand(spec.id, |spec| spec.resources.memory = Bytes::from_gib(7))
         .expect("there");

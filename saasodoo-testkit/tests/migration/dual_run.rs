@@ -7,32 +7,15 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use saasodoo_core::dual::{DualRun, JournalPlacement, MemoryPlacement, Place, Placement, PlacementStore};
-use saasodoo_core::migration::{
-    Control, Force, MemoryJournal, MigrationConfig, Migrator, PlacementSwitch, RouteSwitch, Side, Step,
-};
+use saasodoo_core::migration::{Control, Force, MemoryJournal, Migrator, PlacementSwitch, RouteSwitch, Side, Step};
 use saasodoo_core::{
     BackendKind, Bytes, CreateOptions, DataPolicy, DeleteOptions, Error, ErrorKind, Instance, InstanceChange,
-    InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt, InstanceSpec,
-    InstanceStatus, OperationKind, Power, Result, Retry, UpdateOptions,
+    InstanceEvent, InstanceFilter, InstanceId, InstanceOrchestrator, InstanceOrchestratorExt, InstanceStatus,
+    OperationKind, Power, Result, Retry, UpdateOptions,
 };
-use saasodoo_testkit::explorer::Scenario;
 use saasodoo_testkit::memory::{Fault, FaultPlan};
 
-async fn pass(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-}
-
-fn quick() -> MigrationConfig {
-    let mut config = MigrationConfig::default();
-    config.bake = Duration::from_secs(10);
-    config
-}
-
-async fn one() -> (Scenario, InstanceSpec) {
-    let scenario = Scenario::with_fleet(1).await.expect("a tenant");
-    let spec = scenario.specs[0].clone();
-    (scenario, spec)
-}
+use super::{Scenario, one, pass, quick};
 
 fn dual(scenario: &Scenario, placement: Arc<dyn PlacementStore>) -> DualRun {
     DualRun::builder(Arc::new(scenario.old.clone()), Arc::new(scenario.new.clone()))
@@ -90,7 +73,7 @@ async fn a_write_under_way_when_a_move_begins_is_not_answered_with_ok_and_lost()
     for by_journal in [true, false] {
         for write in [Write::Suspend, Write::Update, Write::Delete] {
             for delay in (6..150).step_by(6).map(|tenths| Duration::from_millis(tenths * 100)) {
-                let (scenario, spec) = one().await;
+                let (scenario, spec, _) = one().await;
                 let (dual, migrator) = with_migrator(&scenario, by_journal).await;
                 let mut faults = FaultPlan::new();
                 let operation = match write {
@@ -130,7 +113,7 @@ async fn a_write_under_way_when_a_move_begins_is_not_answered_with_ok_and_lost()
 
 #[tokio::test(start_paused = true)]
 async fn a_write_that_is_answered_after_the_commit_names_the_new_place() {
-    let (scenario, spec) = one().await;
+    let (scenario, spec, _) = one().await;
     let (dual, migrator) = with_migrator(&scenario, true).await;
     let late = Fault::Delay(Duration::from_secs(60));
     scenario
@@ -154,7 +137,7 @@ async fn a_write_that_is_answered_after_the_commit_names_the_new_place() {
 
 #[tokio::test(start_paused = true)]
 async fn a_write_that_is_answered_after_the_tenant_came_back_is_in_doubt_too() {
-    let (scenario, spec) = one().await;
+    let (scenario, spec, _) = one().await;
     let placement = Arc::new(MemoryPlacement::new());
     let dual = dual(&scenario, placement.clone());
     let late = Fault::Delay(Duration::from_secs(60));
@@ -196,7 +179,7 @@ impl RouteSwitch for SuspendsAndFails {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_changes_a_tenant_while_its_visitors_are_being_switched() {
-    let (scenario, spec) = one().await;
+    let (scenario, spec, _) = one().await;
     let journal = JournalPlacement::open(Arc::new(MemoryJournal::new()), BackendKind::Swarm).await;
     let placement = Arc::new(journal.expect("readable"));
     let dual = dual(&scenario, placement.clone());
@@ -242,7 +225,7 @@ fn last_backend(events: &[InstanceEvent]) -> Option<BackendKind> {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_says_when_a_tenant_moves_to_a_side_that_it_does_not_see() {
-    let (scenario, spec) = one().await;
+    let (scenario, spec, _) = one().await;
     scenario
         .new
         .plan_faults(FaultPlan::new().always(OperationKind::Watch, Fault::Hang));
@@ -264,7 +247,7 @@ async fn a_watch_says_when_a_tenant_moves_to_a_side_that_it_does_not_see() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_follows_a_suspended_tenant_there_and_back() {
     for by_journal in [true, false] {
-        let (scenario, spec) = one().await;
+        let (scenario, spec, _) = one().await;
         scenario.old.suspend(spec.id).await.expect("suspended");
         pass(60).await;
         let (dual, migrator) = with_migrator(&scenario, by_journal).await;
@@ -290,7 +273,7 @@ async fn a_watch_follows_a_suspended_tenant_there_and_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_shows_each_change_of_place_once() {
-    let (scenario, spec) = one().await;
+    let (scenario, spec, _) = one().await;
     let placement = Arc::new(MemoryPlacement::new());
     let dual = dual(&scenario, placement.clone());
     let data = DataPolicy::AdoptDirectory("odoo_data_tenant-1_00000001".parse().expect("a path"));

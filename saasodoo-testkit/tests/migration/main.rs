@@ -2,6 +2,7 @@
 
 mod creation;
 mod downtime;
+mod dual_run;
 mod holds;
 mod hooks;
 mod journal_races;
